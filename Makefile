@@ -1,0 +1,38 @@
+# Every target works in .venv, which is made from requirements.lock when first needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench lint
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: .venv/questlog.stamp ## bring in a real course, show what its people see, and serve it until Ctrl-C
+	@exec $(RUN)/questlog demo
+
+test: lint ## everything that ends within five minutes
+	$(RUN)/pytest -m "not long"
+
+test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
+	$(RUN)/pytest -m long
+
+bench: .venv/questlog.stamp ## how fast it is
+	@set -- tests/bench/bench_*.py; \
+	if [ -e "$$1" ]; then exec $(RUN)/pytest -s "$$@"; else echo "There is no benchmark yet."; fi
+
+lint: .venv/questlog.stamp ## style, types, and the order of the rooms
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+.venv/requirements.stamp: requirements.lock
+	test -x $(RUN)/python || $(PYTHON) -m venv .venv
+	$(RUN)/pip install --quiet --require-hashes --requirement requirements.lock
+	touch $@
+
+.venv/questlog.stamp: .venv/requirements.stamp pyproject.toml
+	$(RUN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,1 @@
+"""Nouns: tables, and the pure rules beside them."""

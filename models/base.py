@@ -1,0 +1,98 @@
+"""What all tables share: the metadata, the column types, and how a database is reached."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Date,
+    DateTime,
+    ScalarSelect,
+    Select,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    func,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+
+class Base(DeclarativeBase):
+    """Of every table. All times are `timestamptz`, read and written as aware datetimes."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text(),
+        int: BigInteger(),
+        UUID: Uuid(),
+        datetime: DateTime(timezone=True),
+        date: Date(),
+        dict[str, Any]: JSONB(),
+    }
+
+
+def async_url(url: str) -> URL:
+    """The same database through asyncpg, with libpq's `sslmode` as asyncpg's `ssl`."""
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    if "sslmode" in parsed.query:
+        parsed = parsed.update_query_dict({"ssl": parsed.query["sslmode"]}).difference_update_query(["sslmode"])
+    return parsed
+
+
+def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEngine:
+    """A pool of connections to one login's database; nothing is opened until it is used.
+
+    `name` is what `pg_stat_activity` shows. Waiting for a free connection ends after 30 s in
+    SQLAlchemy's `TimeoutError`.
+    """
+    return create_async_engine(
+        async_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        # An error's text would otherwise hold what people did.
+        hide_parameters=True,
+        json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={"server_settings": {"application_name": name, "timezone": "UTC"}, "timeout": 10},
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, UUID):  # asyncpg's own, which orjson does not know
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def unnest(columns: Sequence[InstrumentedAttribute[Any]], rows: Iterable[Sequence[Any]]) -> TableValuedAlias:
+    """The rows as a table with columns of these names and types: one bound array a column, however many rows."""
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    arrays = [
+        bindparam(None, list(array), type_=ARRAY(attribute.type))
+        for attribute, array in zip(columns, values, strict=True)
+    ]
+    return (
+        func.unnest(*arrays)
+        .table_valued(*(column(attribute.key, attribute.type) for attribute in columns))
+        .render_derived()
+    )
+
+
+def gathered(
+    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]], statement: Select[Any]
+) -> ScalarSelect[Any]:
+    """The columns of the statement's rows as one JSON array of arrays, empty where there are none: many rows below
+    each row of another table, in one statement. `statement` says from where and in which
+    order, and correlates to that other table."""
+    rows = statement.with_only_columns(*(column.label(f"c{index}") for index, column in enumerate(columns))).subquery()
+    row = func.jsonb_build_array(*rows.c)
+    return select(func.coalesce(func.jsonb_agg(row), func.jsonb_build_array())).select_from(rows).scalar_subquery()

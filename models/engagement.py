@@ -1,0 +1,244 @@
+"""A learner's days: what each held, and what many of them add up to."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from statistics import median
+from typing import NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ARRAY, DateTime, Integer, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+from models.session import Session, StoredEvent
+from models.taxonomy import Category, LoginSuccess, MilestoneKind, QuestViewed
+
+CATEGORIES = list(Category)
+FEWEST_STARTS = 5
+MILLISECONDS_A_MINUTE = 60_000
+MILLISECONDS_AN_HOUR = 3_600_000
+
+
+class DailyActivity(Base):
+    """A local day of one subject that had an event. Sessions belong to the day on which they opened; their lengths
+    are in milliseconds, and each is closed from its `open_until` on."""
+
+    __tablename__ = "daily_activity"
+
+    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    events: Mapped[int] = mapped_column(Integer)
+    events_by_category: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    visited: Mapped[bool]
+    active: Mapped[bool]
+    logins: Mapped[int] = mapped_column(Integer)
+    quests_viewed: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    session_lengths: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    sessions_open_until: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
+
+
+class DailyEventCount(Base):
+    """What one subject adds to the platform's event counts of a UTC day."""
+
+    __tablename__ = "daily_event_counts"
+
+    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    events_by_category: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+
+
+@dataclass
+class Day:
+    """A local day while it is being found."""
+
+    events: int = 0
+    events_by_category: list[int] = field(default_factory=lambda: [0] * len(CATEGORIES))
+    visited: bool = False
+    active: bool = False
+    logins: int = 0
+    quests_viewed: set[str] = field(default_factory=set)
+    sessions: list[Session] = field(default_factory=list)
+
+    def count(self, event: StoredEvent) -> None:
+        """Take the event, which is of this day, into its figures."""
+        kind = event.kind
+        self.events += 1
+        self.events_by_category[CATEGORIES.index(kind.category)] += 1
+        self.visited |= event.is_on_device and not kind.passive
+        self.active |= kind.learning
+        self.logins += kind is LoginSuccess
+        if kind is QuestViewed:
+            self.quests_viewed.add(event.data["questId"])
+
+
+def find_days(events: Iterable[StoredEvent], sessions: Iterable[Session], zone: ZoneInfo) -> dict[date, Day]:
+    """The local days on which something happened. A session counts on the day it opened on."""
+    days: defaultdict[date, Day] = defaultdict(Day)
+    for event in events:
+        days[event.occurred_at.astimezone(zone).date()].count(event)
+    for session in sessions:
+        days[session.started_at.astimezone(zone).date()].sessions.append(session)
+    return dict(days)
+
+
+def count_by_utc_day(events: Iterable[StoredEvent]) -> dict[date, list[int]]:
+    """How many events of each category, in the enum's order, each UTC day had."""
+    days: defaultdict[date, list[int]] = defaultdict(lambda: [0] * len(CATEGORIES))
+    for event in events:
+        days[event.occurred_at.astimezone(UTC).date()][CATEGORIES.index(event.kind.category)] += 1
+    return dict(days)
+
+
+def streaks(active_days: Sequence[date], today: date) -> tuple[int, int]:
+    """The current and the longest run of consecutive active days; the days in order, without repeats.
+
+    The current one ends today or yesterday, and is 0 where neither was active.
+    """
+    longest = run = 0
+    previous: date | None = None
+    for day in active_days:
+        run = run + 1 if previous and day - previous == timedelta(days=1) else 1
+        longest = max(longest, run)
+        previous = day
+    current = run if previous and today - previous <= timedelta(days=1) else 0
+    return current, longest
+
+
+class KeptDay(NamedTuple):
+    """A row of `daily_activity`, as far as engagement follows from it."""
+
+    day: date
+    events: int
+    visited: bool
+    active: bool
+    logins: int
+    quests_viewed: list[str]
+    session_lengths: list[int]
+    sessions_open_until: list[datetime]
+
+
+class KeptMilestone(NamedTuple):
+    """A milestone, as far as engagement follows from it; in the order of events."""
+
+    day: date
+    kind: MilestoneKind
+    quest_id: str | None
+    task_id: str | None
+    badge_id: str | None
+    xp: int
+
+
+@dataclass(frozen=True)
+class Daily:
+    """Columns of equal length, one entry a day, oldest first, no gaps."""
+
+    dates: list[date]
+    events: list[int]
+    active_minutes: list[float]
+    quests_completed: list[int]
+    xp: list[int]
+
+
+@dataclass(frozen=True)
+class Engagement:
+    """A learner's figures over the last days, today included."""
+
+    days: int
+    active_days: int
+    visit_days: int
+    sessions: int
+    median_session_minutes: float | None
+    time_on_platform_hours: float
+    logins: int
+    quests_viewed: int
+    quests_started: int
+    quests_completed: int
+    quests_abandoned: int
+    tasks_completed: int
+    badges_earned: int
+    completion_rate: float | None
+    current_streak: int
+    longest_streak: int
+    last_active_on: date | None
+    daily: Daily
+
+
+def engagement(
+    window: Sequence[date],
+    days: Iterable[KeptDay],
+    milestones: Iterable[KeptMilestone],
+    active_days: Sequence[date],
+    now: datetime,
+) -> Engagement:
+    """What the days and milestones add up to over the window, whose last day is today. `active_days` are those of all
+    time, in order; days and milestones outside the window do not count."""
+    kept = {day.day: day for day in days if window[0] <= day.day <= window[-1]}
+    made = [milestone for milestone in milestones if window[0] <= milestone.day <= window[-1]]
+    lengths = [length for day in kept.values() for length in day.session_lengths]
+    closed = [
+        length
+        for day in kept.values()
+        for length, open_until in zip(day.session_lengths, day.sessions_open_until, strict=True)
+        if open_until <= now
+    ]
+    current_streak, longest_streak = streaks(active_days, window[-1])
+    quests = {
+        kind: {milestone.quest_id for milestone in made if milestone.kind is kind}
+        for kind in (MilestoneKind.QUEST_STARTED, MilestoneKind.QUEST_COMPLETED, MilestoneKind.QUEST_ABANDONED)
+    }
+    return Engagement(
+        days=len(window),
+        active_days=sum(day.active for day in kept.values()),
+        visit_days=sum(day.visited for day in kept.values()),
+        sessions=len(lengths),
+        median_session_minutes=median(closed) / MILLISECONDS_A_MINUTE if closed else None,
+        time_on_platform_hours=sum(lengths) / MILLISECONDS_AN_HOUR,
+        logins=sum(day.logins for day in kept.values()),
+        quests_viewed=len({quest for day in kept.values() for quest in day.quests_viewed}),
+        quests_started=len(quests[MilestoneKind.QUEST_STARTED]),
+        quests_completed=len(quests[MilestoneKind.QUEST_COMPLETED]),
+        quests_abandoned=len(quests[MilestoneKind.QUEST_ABANDONED]),
+        tasks_completed=len({one.task_id for one in made if one.kind is MilestoneKind.TASK_COMPLETED}),
+        badges_earned=len({one.badge_id for one in made if one.kind is MilestoneKind.BADGE_EARNED}),
+        completion_rate=completion_rate(made),
+        current_streak=current_streak,
+        longest_streak=longest_streak,
+        last_active_on=active_days[-1] if active_days else None,
+        daily=_daily(window, kept, made),
+    )
+
+
+def completion_rate(milestones: Iterable[KeptMilestone], fewest_starts: int = FEWEST_STARTS) -> float | None:
+    """Of the distinct quests started, the share completed after their first start; None with fewer starts than that.
+
+    The milestones come in the order of events.
+    """
+    started: set[str | None] = set()
+    completed: set[str | None] = set()
+    for milestone in milestones:
+        if milestone.kind is MilestoneKind.QUEST_STARTED:
+            started.add(milestone.quest_id)
+        elif milestone.kind is MilestoneKind.QUEST_COMPLETED and milestone.quest_id in started:
+            completed.add(milestone.quest_id)
+    return len(completed) / len(started) if len(started) >= fewest_starts else None
+
+
+def _daily(window: Sequence[date], kept: Mapping[date, KeptDay], milestones: Iterable[KeptMilestone]) -> Daily:
+    completed: defaultdict[date, set[str | None]] = defaultdict(set)
+    xp: defaultdict[date, int] = defaultdict(int)
+    for milestone in milestones:
+        xp[milestone.day] += milestone.xp
+        if milestone.kind is MilestoneKind.QUEST_COMPLETED:
+            completed[milestone.day].add(milestone.quest_id)
+    return Daily(
+        dates=list(window),
+        events=[kept[day].events if day in kept else 0 for day in window],
+        active_minutes=[
+            sum(kept[day].session_lengths) / MILLISECONDS_A_MINUTE if day in kept else 0.0 for day in window
+        ],
+        quests_completed=[len(completed[day]) for day in window],
+        xp=[xp[day] for day in window],
+    )

@@ -1,0 +1,30 @@
+"""Where events stop to be told apart: what lies before is sealed."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+
+def horizon(now: datetime, anonymize_after_days: int) -> datetime:
+    """Monday 00:00 UTC of the oldest week whose Monday will be less than so many times 24 h old at the next 02:00 UTC.
+
+    A time of exactly 02:00 is not its own next one.
+    """
+    now = now.astimezone(UTC)
+    next_run = datetime.combine(now.date(), time(2), UTC)
+    if next_run <= now:
+        next_run += timedelta(days=1)
+    oldest = next_run - timedelta(days=anonymize_after_days)
+    monday = datetime.combine(oldest.date() - timedelta(days=oldest.weekday()), time(0), UTC)
+    return monday + timedelta(days=7)
+
+
+def midnight(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant of a local day, in UTC, also where the clock jumps over 00:00 or shows it twice."""
+    naive = datetime.combine(day, time(0))
+    earliest, latest = sorted(naive.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    return earliest if earliest.astimezone(zone).date() == day else latest
+
+
+def is_sealed(occurred_at: datetime, zone: ZoneInfo, sealed_before: datetime) -> bool:
+    """Whether the local day of an event began before the horizon."""
+    return midnight(occurred_at.astimezone(zone).date(), zone) < sealed_before

@@ -1,0 +1,69 @@
+"""A learner's own record: the milestones, and what parents see of them."""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+from models.session import StoredEvent
+
+SETTLING_DAYS = 14
+RECENT_DAYS = 7
+ENOUGH_ACTIVE_DAYS = 2
+
+
+class LearningJourneyEvent(Base):
+    """One milestone, which is one event: a quest completed twice is two. `day` is the learner's local day."""
+
+    __tablename__ = "learning_journey_events"
+
+    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    occurred_at: Mapped[datetime] = mapped_column(primary_key=True)
+    day: Mapped[date]
+    kind: Mapped[str]
+    quest_id: Mapped[str | None]
+    task_id: Mapped[str | None]
+    badge_id: Mapped[str | None]
+    title: Mapped[str | None]
+    xp: Mapped[int]
+    pillar: Mapped[str | None]
+
+
+class Rhythm(StrEnum):
+    """What a parent sees in place of a score."""
+
+    GREEN = "GREEN"
+    YELLOW = "YELLOW"
+    NOT_ENOUGH_DATA = "NOT_ENOUGH_DATA"
+
+
+def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
+    """The columns of the milestone that an event makes, but for its subject; None where it makes none."""
+    kind = event.kind.milestone
+    if kind is None:
+        return None
+    data = event.data
+    return {
+        "event_id": event.event_id,
+        "occurred_at": event.occurred_at,
+        "day": day,
+        "kind": kind,
+        "quest_id": data.get("questId"),
+        "task_id": data.get("taskId"),
+        "badge_id": data.get("badgeId"),
+        "title": data.get("taskTitle") or data.get("questTitle") or data.get("badgeName"),
+        "xp": data.get("xp") or 0,
+        "pillar": data.get("pillar"),
+    }
+
+
+def rhythm(known_since: date, active_days: Sequence[date], today: date) -> Rhythm:
+    """GREEN with two or more active days among the last seven; not told before 14 local dates have passed."""
+    if today - known_since < timedelta(days=SETTLING_DAYS):
+        return Rhythm.NOT_ENOUGH_DATA
+    recent = sum(today - timedelta(days=RECENT_DAYS) < day <= today for day in active_days)
+    return Rhythm.GREEN if recent >= ENOUGH_ACTIVE_DAYS else Rhythm.YELLOW

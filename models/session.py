@@ -1,0 +1,174 @@
+"""Sessions: what one subject does on one device without a break of half an hour."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid5
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+from models.taxonomy import EventType, PageExit, PageView, event_type
+
+BREAK = timedelta(minutes=30)
+LONGEST = timedelta(hours=24)
+ENGAGED_SECONDS = 10
+
+
+class UserSession(Base):
+    """A session as it was derived. It is open before `open_until`, and closed from then on."""
+
+    __tablename__ = "user_sessions"
+
+    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(primary_key=True)
+    session_id: Mapped[UUID] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime]
+    open_until: Mapped[datetime]
+    device_id: Mapped[UUID | None]
+    page_views: Mapped[int]
+    events: Mapped[int]
+    is_bounce: Mapped[bool | None]
+    entry_path: Mapped[str | None]
+    exit_path: Mapped[str | None]
+
+
+class StoredEvent(NamedTuple):
+    """What figures are derived from: an event without what only describes it."""
+
+    event_id: UUID
+    occurred_at: datetime
+    event_type: str
+    device_id: UUID | None
+    from_service: bool
+    page_path: str | None
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> type[EventType]:
+        """What the taxonomy says of its type."""
+        return event_type(self.event_type)
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether somebody sat before it: what a SERVICE tells without a device is no visit."""
+        return not self.from_service or self.device_id is not None
+
+
+def order(event: StoredEvent) -> tuple[datetime, bool, UUID]:
+    """Events in their order: by time, what ends a session last, then by id."""
+    return event.occurred_at, event.kind.ends_session, event.event_id
+
+
+@dataclass
+class Session:
+    """A session while it is being found."""
+
+    first: StoredEvent
+    ended_at: datetime
+    open_until: datetime
+    page_views: int = 0
+    events: int = 0
+    interactive: int = 0
+    visible_seconds: float = 0.0
+    entry_path: str | None = None
+    exit_path: str | None = None
+
+    @property
+    def started_at(self) -> datetime:
+        """Time of the event that opened it."""
+        return self.first.occurred_at
+
+    @property
+    def is_bounce(self) -> bool | None:
+        """Neither a second page view, nor an interactive event, nor ten visible seconds; None without a page view."""
+        if not self.page_views:
+            return None
+        return self.page_views == 1 and not self.interactive and self.visible_seconds < ENGAGED_SECONDS
+
+    def reach(self, at: datetime) -> None:
+        """Something was done: it lasts to here, and stays open for a break more unless it grows too long."""
+        self.ended_at = at
+        self.open_until = min(at + BREAK, self.started_at + LONGEST)
+
+    def count(self, event: StoredEvent) -> None:
+        """Take the event, which belongs to it, into its figures."""
+        self.events += 1
+        self.interactive += event.kind.interactive
+        if event.kind is PageExit:
+            self.visible_seconds += event.data["visibleSeconds"]
+        if event.kind is PageView:
+            if not self.page_views:
+                self.entry_path = event.page_path
+            self.exit_path = event.page_path
+            self.page_views += 1
+
+    def session_id(self, subject_key: UUID) -> UUID:
+        """The same for the same subject, device and first event, however often it is derived."""
+        first = self.first
+        return uuid5(subject_key, f"{first.device_id} {first.event_id} {first.occurred_at.isoformat()}")
+
+
+def find_sessions(events: Iterable[StoredEvent]) -> list[Session]:
+    """The sessions of one subject's events, by start. The events may come in any order, but without repeats, and
+    must be all that lie between two instants at which no session was open."""
+    devices: defaultdict[UUID | None, list[StoredEvent]] = defaultdict(list)
+    for event in sorted((event for event in events if event.is_on_device), key=order):
+        devices[event.device_id].append(event)
+    found = [session for of_device in devices.values() for session in _of_device(of_device)]
+    return sorted(found, key=lambda session: (session.started_at, session.first.event_id))
+
+
+def _of_device(events: Sequence[StoredEvent]) -> list[Session]:
+    sessions: list[Session] = []
+    current: Session | None = None
+    for event in events:
+        if current and event.occurred_at >= current.open_until:
+            current = None
+        kind = event.kind
+        if not kind.passive:
+            if current:
+                current.reach(event.occurred_at)
+            elif kind.opens_session:
+                current = Session(event, event.occurred_at, event.occurred_at + BREAK)
+                sessions.append(current)
+        if current and kind.ends_session:
+            current.open_until = event.occurred_at
+            current = None
+    _count(events, sessions)
+    return sessions
+
+
+def _count(events: Sequence[StoredEvent], sessions: Sequence[Session]) -> None:
+    upcoming = iter(sessions)
+    current = next(upcoming, None)
+    for event in events:
+        while current and event.occurred_at > current.ended_at:
+            current = next(upcoming, None)
+        if current and event.occurred_at >= current.started_at:
+            current.count(event)
+
+
+def quiet_before(times: Sequence[datetime], at: datetime, known_from: datetime) -> datetime | None:
+    """The latest instant, not after `at`, that a break of half an hour comes before; None where what is known does
+    not tell. `times` are those of the subject's visit events, in order, complete from `known_from` on."""
+    for time in reversed([time for time in times if time < at]):
+        if at - time >= BREAK:
+            return at
+        at = time
+    return at if at - known_from >= BREAK else None
+
+
+def quiet_after(times: Sequence[datetime], at: datetime, known_to: datetime) -> datetime | None:
+    """The earliest instant, not before `at`, that a break of half an hour comes before and nothing at it; None where
+    what is known does not tell. `times` are complete up to `known_to`, which is not included."""
+    last = max((time for time in times if time < at), default=at - BREAK)
+    for time in times:
+        if time >= at:
+            if time - last >= BREAK:
+                break
+            last = time
+    quiet = max(at, last + BREAK)
+    return quiet if quiet <= known_to else None

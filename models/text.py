@@ -1,0 +1,23 @@
+"""What text is kept, and what is taken out of it before."""
+
+import re
+
+# A local part is looked for only where one can begin: a long word without an @ is then read once, not once a letter.
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+")
+LONGEST_PATH = 512
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can hold it: neither NUL nor half a surrogate pair."""
+    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def mask_emails(text: str) -> str:
+    """The text with every e-mail address as `[email]`."""
+    return _EMAIL.sub("[email]", text) if "@" in text or "%40" in text else text
+
+
+def page_path(sent: str) -> str:
+    """A page's path as it is kept: without query and fragment, no trailing slash (but `/`), 512 characters at most."""
+    path = mask_emails(re.split(r"[?#]", sent, maxsplit=1)[0])
+    return path[:LONGEST_PATH].rstrip("/") or "/"

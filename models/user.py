@@ -1,0 +1,80 @@
+"""The people of the platform, and how they become known."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, unnest
+
+
+class UserRole(StrEnum):
+    """Who is kept: the contract's `UserRole`."""
+
+    STUDENT = "STUDENT"
+    PARENT = "PARENT"
+    ADMIN = "ADMIN"
+
+
+class User(Base):
+    """One person. `subject_key` stands for them in every table; `user_id` is the platform's own id."""
+
+    __tablename__ = "users"
+
+    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    display_name: Mapped[str | None]
+    time_zone: Mapped[str]
+    birth_date: Mapped[date | None]
+    known_since: Mapped[datetime]
+    first_seen_at: Mapped[datetime | None]
+    last_seen_at: Mapped[datetime | None]
+
+
+class Arrival(NamedTuple):
+    """Somebody whose own token says who they are, and when it did."""
+
+    user_id: str
+    role: UserRole
+    at: datetime
+
+
+class Subject(NamedTuple):
+    """Of whom events tell: the key in every table, the IANA zone their days are counted in, the kept role."""
+
+    key: UUID
+    time_zone: str
+    role: UserRole
+
+
+async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -> None:
+    """Keep whoever is not kept yet, in UTC until their zone is known; whoever is stays as they are."""
+    earliest = {person.user_id: person for person in sorted(arrivals, key=lambda person: person.at, reverse=True)}
+    if not earliest:
+        return
+    # One order for everybody: two batches that bring the same people never wait for each other in a circle.
+    rows = unnest(
+        [User.subject_key, User.user_id, User.role, User.known_since],
+        [(uuid4(), *person) for person in sorted(earliest.values())],
+    )
+    kept = select(User.user_id).where(User.user_id == rows.c.user_id)
+    await connection.execute(
+        insert(User)
+        .from_select(rows.c.keys(), select(rows).where(~kept.exists()))
+        .on_conflict_do_nothing(index_elements=[User.user_id])
+    )
+
+
+async def subjects_of(connection: AsyncConnection, user_ids: Sequence[str]) -> dict[str, Subject]:
+    """The subjects of those of the users who are known, by user id."""
+    found = await connection.execute(
+        select(User.user_id, User.subject_key, User.time_zone, User.role).where(User.user_id.in_(user_ids))
+    )
+    return {row.user_id: Subject(row.subject_key, row.time_zone, UserRole(row.role)) for row in found}

@@ -1,0 +1,52 @@
+"""Who is asking, and whose rows they may see: the only such rule in the code, and the same one that migrations give to
+the database."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, false, select, true, union_all
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+
+from models.guardianship import Guardianship, in_force
+from models.user import User
+
+
+class Role(StrEnum):
+    """Who asks: the contract's `Role`."""
+
+    ANONYMOUS = "ANONYMOUS"
+    STUDENT = "STUDENT"
+    PARENT = "PARENT"
+    ADMIN = "ADMIN"
+    SERVICE = "SERVICE"
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Whoever a request comes from; `user_id` is None for one without a token."""
+
+    role: Role
+    user_id: str | None = None
+
+
+ANONYMOUS = Viewer(Role.ANONYMOUS)
+
+
+def visible_to(viewer: Viewer, subject_key: InstrumentedAttribute[UUID] | ColumnElement[UUID]) -> ColumnElement[bool]:
+    """Whether the viewer may see the rows of this subject: an admin everybody's, a parent their own and their
+    children's, a learner their own, nobody else any."""
+    if viewer.role is Role.ADMIN:
+        return true()
+    if viewer.role not in (Role.STUDENT, Role.PARENT):
+        return false()
+    oneself, guardian = aliased(User), aliased(User)
+    themself = select(oneself.subject_key).where(oneself.user_id == viewer.user_id)
+    if viewer.role is Role.STUDENT:
+        return subject_key.in_(themself)
+    children = (
+        select(Guardianship.subject_key)
+        .join(guardian, guardian.subject_key == Guardianship.guardian_key)
+        .where(guardian.user_id == viewer.user_id, in_force())
+    )
+    return subject_key.in_(union_all(themself, children))

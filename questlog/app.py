@@ -1,0 +1,147 @@
+"""The ASGI app: who asks, and GraphQL for them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import strawberry.asgi
+from redis.exceptions import RedisError
+from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from strawberry.http import GraphQLHTTPResponse
+from strawberry.types import ExecutionResult
+
+from models.base import connect
+from models.viewer import ANONYMOUS, Viewer
+from questlog.database import logins
+from questlog.settings import Settings, SettingsError
+from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
+from resolvers.errors import RequestError, UnauthenticatedError, UnavailableError
+from resolvers.reader import Databases
+from resolvers.request import Request, Rules
+from schema.errors import all_formatted
+from schema.root import schema
+from workers.intake import Intake, open_queue
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The API over the databases and the queue that the settings name.
+
+    Raises SettingsError where they name none. Nothing is opened before the app starts.
+    """
+    if settings.redis_url is None:
+        raise SettingsError("set QUESTLOG_REDIS_URL, or let questlog serve start its own")
+    urls = logins(settings)
+    redis_url = settings.redis_url
+    api = Api(TokenVerifier(settings), Rules(settings.trust_clients, settings.anonymize_after_days))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        queue = await open_queue(redis_url)
+        api.intake = Intake(queue)
+        api.databases = Databases(
+            viewer=connect(urls.viewer, pool_size=8, name="questlog viewer"),
+            admin=connect(urls.admin, pool_size=4, name="questlog admin"),
+            intake=connect(urls.intake, pool_size=4, name="questlog intake"),
+        )
+        yield
+        await api.intake.close()
+        await queue.aclose()
+        await api.databases.dispose()
+
+    return Starlette(
+        routes=[
+            Route("/graphql", api, methods=["POST"]),
+            Route("/healthz", _healthy),
+            Route("/readyz", api.ready),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def _healthy(http: HttpRequest) -> Response:
+    return PlainTextResponse("ok")
+
+
+class Api(strawberry.asgi.GraphQL[Request, None]):
+    """GraphQL over HTTP, for whoever the request's token names."""
+
+    intake: Intake
+    databases: Databases
+
+    def __init__(self, verifier: TokenVerifier, rules: Rules) -> None:
+        super().__init__(schema, graphql_ide=None, allow_queries_via_get=False)
+        self._verifier = verifier
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        http = HttpRequest(scope)
+        try:
+            viewer = await self._viewer(http)
+        except RequestError as error:
+            body = {"errors": [{"message": str(error), "extensions": error.extensions}]}
+            status = 401 if isinstance(error, UnauthenticatedError) else 503
+            await JSONResponse(body, status)(scope, receive, send)
+            return
+        request = scope["questlog.request"] = Request(
+            viewer,
+            self.databases,
+            self.intake,
+            self._rules,
+            user_agent=http.headers.get("user-agent"),
+            ip_address=http.client.host if http.client else None,
+        )
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await request.close()
+
+    async def ready(self, http: HttpRequest) -> Response:
+        """Whether events can be taken and questions answered; 503 with the reason where they cannot."""
+        try:
+            async with self.databases.writing() as connection:
+                await connection.execute(select(1))
+            await self.intake.check()
+        except (RequestError, RedisError) as error:
+            return PlainTextResponse(str(error), 503)
+        return PlainTextResponse("ok")
+
+    async def _viewer(self, http: HttpRequest) -> Viewer:
+        try:
+            claims = await self._verifier.verify(authorization_of(http.headers))
+        except TokenError as error:
+            raise UnauthenticatedError(str(error)) from error
+        except SignInUnavailable as error:
+            raise UnavailableError(str(error)) from error
+        if claims is None:
+            return ANONYMOUS
+        role = claims.role or await self.databases.kept_role(claims.user_id)
+        if role is None:
+            raise UnauthenticatedError("the token names no role, and none is kept for its user")
+        return Viewer(role, claims.user_id)
+
+    async def get_context(self, request: Any, response: Any) -> Request:
+        """What resolvers get to know of the request."""
+        context: Request = request.scope["questlog.request"]
+        return context
+
+    async def process_result(self, request: HttpRequest, result: ExecutionResult) -> GraphQLHTTPResponse:
+        """The answer as it is sent, its errors with their codes."""
+        answer: dict[str, Any] = {"data": result.data}
+        if result.errors:
+            answer["errors"] = all_formatted(result.errors)
+        return answer  # type: ignore[return-value]
+
+    def decode_json(self, data: str | bytes) -> object:
+        """By orjson, which takes no NaN."""
+        return orjson.loads(data)
+
+    def encode_json(self, data: object) -> bytes:
+        """By orjson."""
+        return orjson.dumps(data)

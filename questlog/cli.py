@@ -1,0 +1,188 @@
+"""The command line: each command in one sentence, each mistake in one line."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from questlog import settings as questlog_settings
+from questlog.embedded import EmbeddedError, EmbeddedServers
+from questlog.settings import Settings, SettingsError
+from questlog.supervisor import StartError, Supervisor, prepare_database, with_servers
+
+app = typer.Typer(
+    help="Questlog records what learners do, and shows it to exactly those who may see it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+
+
+class TokenRole(StrEnum):
+    """A role that a token can name."""
+
+    STUDENT = "student"
+    PARENT = "parent"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
+def run() -> None:
+    """Run the command that the arguments name; what is wrong goes to stderr as one line, with exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="questlog: %(message)s")
+    try:
+        app()
+    except (SettingsError, EmbeddedError, StartError) as error:
+        sys.exit(f"questlog: {error}")
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run an arq worker beside the API.")] = True,
+) -> None:
+    """Migrate, serve the API, and run a worker beside it, until Ctrl-C."""
+
+    async def serving() -> None:
+        async with Supervisor(
+            questlog_settings.load(), host=host, port=port, workers=workers, worker=worker
+        ) as running:
+            print(f"Questlog is ready at {running.url} (Ctrl-C to stop)", flush=True)
+            await running.wait()
+
+    _until_interrupted(serving())
+
+
+@app.command()
+def work() -> None:
+    """Run a worker alone, for an installation that names its own servers."""
+
+    async def working() -> None:
+        from questlog.database import logins
+        from questlog.reach import check_database, check_queue
+        from workers.main import create_worker
+
+        settings = questlog_settings.load()
+        if settings.redis_url is None:
+            raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")
+        database_url = logins(settings).worker
+        await check_database(database_url, "worker_database_url" if settings.worker_database_url else "database_url")
+        await check_queue(settings.redis_url)
+        worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await worker.async_run()
+        finally:
+            await worker.close()
+
+    asyncio.run(working())
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Where to, forward or back.")] = "head") -> None:
+    """Bring the database's tables to a revision."""
+    from alembic.util import CommandError
+
+    async def migrating() -> None:
+        settings = questlog_settings.load()
+        if settings.names_database:
+            await prepare_database(settings, revision)
+        else:
+            async with EmbeddedServers(settings.home) as servers:
+                await prepare_database(with_servers(settings, servers), revision)
+
+    try:
+        asyncio.run(migrating())
+    except CommandError as error:
+        raise SettingsError(f"there is no going to {revision}: {error}") from None
+
+
+@app.command()
+def token(
+    role: Annotated[TokenRole, typer.Option(help="Who the token is for.")],
+    user: Annotated[str, typer.Option(help="Their user id on the platform.")],
+    hours: Annotated[float, typer.Option(min=0.01, help="How long it is good for.")] = 24,
+) -> None:
+    """Print a signed token for development."""
+    from models.viewer import Role
+    from questlog.signin import TokenError, sign_token
+
+    settings = questlog_settings.with_secret(questlog_settings.load())
+    try:
+        print(sign_token(settings, user_id=user, role=Role(role.upper()), hours=hours))
+    except TokenError as error:
+        raise SettingsError(str(error)) from None
+
+
+@app.command()
+def schema() -> None:
+    """Print the API's SDL."""
+    from schema.root import schema as root
+
+    print(root.as_str())
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting: its value (secrets hidden), its default, and what it means."""
+    current = questlog_settings.load()
+    for name, setting in Settings.model_fields.items():
+        value, default = getattr(current, name), setting.default
+        print(f"{questlog_settings.variable(name)}={_shown(value)}")
+        print(f"    default: {_shown(default)}")
+        print(f"    {setting.description}")
+
+
+@app.command()
+def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Bring in a real course, show what its people see, and serve it until Ctrl-C."""
+    from questlog.demo import run as show
+    from questlog.demo.api import DemoError
+
+    try:
+        _until_interrupted(show(questlog_settings.load(), host=host, port=port))
+    except DemoError as error:
+        raise StartError(str(error)) from None
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return "(hidden)"
+        case str() if "://" in value:
+            return questlog_settings.without_password(value)
+        case _:
+            return questlog_settings.as_text(value)
+
+
+def _until_interrupted(errand: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end; SIGINT or SIGTERM cancels it once, and what it then tidies up is not disturbed again."""
+
+    async def interruptible() -> None:
+        task = asyncio.ensure_future(errand)
+        loop = asyncio.get_running_loop()
+
+        def cancel() -> None:
+            if not task.cancelling():
+                task.cancel()
+
+        for interruption in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(interruption, cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(interruptible())

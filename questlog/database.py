@@ -1,0 +1,117 @@
+"""The logins of an installation's database, and the migrations that its owner runs."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import migrations
+from models.base import connect
+from models.horizon import horizon
+from questlog.settings import Settings, SettingsError
+
+LOGINS = ("viewer", "admin", "worker", "intake")
+WEEKS_AHEAD = timedelta(weeks=4)
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Each login's URL. The owner migrates and owns every table; none of the others owns any."""
+
+    owner: str | None
+    viewer: str
+    admin: str
+    worker: str
+    intake: str
+
+    def names(self) -> dict[str, str]:
+        """The logins' user names, for migrations to grant to."""
+        return {name: make_url(getattr(self, name)).username or "" for name in LOGINS}
+
+
+def logins(settings: Settings) -> Logins:
+    """The URLs in the settings, or where one is missing the owner's with a login `questlog_…` that migrating makes.
+
+    The passwords of such logins follow from the owner's, so that every process that knows the one knows the others.
+    Raises SettingsError where neither is given, or the owner's has no password to derive from.
+    """
+    owner = str(settings.database_url) if settings.database_url else None
+    return Logins(
+        owner,
+        *(
+            str(given) if given else _derived(owner, name)
+            for name in LOGINS
+            for given in [getattr(settings, f"{name}_database_url")]
+        ),
+    )
+
+
+def _derived(owner: str | None, name: str) -> str:
+    if owner is None:
+        raise SettingsError(
+            f"set QUESTLOG_DATABASE_URL, or QUESTLOG_{name.upper()}_DATABASE_URL beside the other logins"
+        )
+    url = make_url(owner)
+    if not url.password:
+        raise SettingsError("QUESTLOG_DATABASE_URL needs a password: those of the other logins are derived from it")
+    login = f"questlog_{name}"
+    password = hmac.new(str(url.password).encode(), login.encode(), "sha256").hexdigest()
+    return url.set(username=login, password=password).render_as_string(hide_password=False)
+
+
+async def migrate(logins: Logins, revision: str = "head", *, anonymize_after_days: int = 90) -> None:
+    """Make the logins, bring the tables to this revision (forward or back), and make the partitions of the weeks from
+    the horizon to four weeks ahead. Two at once do it once.
+
+    Raises SettingsError where no owner is configured, and Alembic's CommandError where there is no such revision.
+    """
+    if logins.owner is None:
+        raise SettingsError("set QUESTLOG_DATABASE_URL to the owner's login: migrations run as the owner")
+    engine = connect(logins.owner, pool_size=1, name="questlog migrate")
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(select(func.pg_advisory_lock(func.hashtextextended("questlog migrate", 0))))
+            await _make_logins(connection, logins)
+            await connection.run_sync(_run, revision, logins.names())
+            if await connection.scalar(select(func.to_regproc("make_partitions"))):
+                now = datetime.now(UTC)
+                await connection.execute(
+                    select(func.make_partitions(horizon(now, anonymize_after_days), now + WEEKS_AHEAD))
+                )
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+async def _make_logins(connection: AsyncConnection, logins: Logins) -> None:
+    for name in LOGINS:
+        url = getattr(logins, name)
+        if url != _derived(logins.owner, name):
+            continue
+        login = make_url(url)
+        exists = await connection.scalar(
+            text("SELECT true FROM pg_roles WHERE rolname = :name"), {"name": login.username}
+        )
+        # The password is hexadecimal, and the name ours: neither needs quoting, which DDL cannot have bound.
+        verb = "ALTER" if exists else "CREATE"
+        await connection.execute(text(f"{verb} ROLE {login.username} LOGIN PASSWORD '{login.password}'"))
+    await connection.commit()
+
+
+def _run(connection: Connection, revision: str, names: dict[str, str]) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes.update(connection=connection, logins=names)
+    current = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(config)
+    wanted = None if revision == "base" else script.get_revision(revision).revision
+    behind = {step.revision for step in script.iterate_revisions(current, "base")} - {current} | {None}
+    (command.downgrade if current and wanted in behind else command.upgrade)(config, revision)

@@ -1,0 +1,80 @@
+"""Child processes that outlive neither their parent nor their usefulness."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from pwd import struct_passwd
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+
+
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    dies_with_parent_by: signal.Signals = signal.SIGTERM,
+    user: struct_passwd | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    output: IO[bytes] | int | None = None,
+    stdin: int | None = subprocess.DEVNULL,
+    keep: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, whose files only `user` can read.
+
+    On Linux the kernel sends it `dies_with_parent_by` when the thread that called this ends, however it ends.
+    """
+    return subprocess.Popen(
+        [os.fspath(part) for part in command],
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        env=env,
+        cwd=cwd,
+        pass_fds=keep,
+        umask=0o077,
+        user=user.pw_uid if user else None,
+        group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+        start_new_session=True,
+        preexec_fn=_dies_with_parent(dies_with_parent_by),  # noqa: PLW1509 - a change of user clears the request, so only the child can make it
+    )
+
+
+async def ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the process to end, and return its exit status."""
+    while (status := process.poll()) is None:  # noqa: ASYNC110 - a child that a loop watches dies when the loop closes
+        await asyncio.sleep(0.02)
+    return status
+
+
+async def end(process: subprocess.Popen[bytes], by: signal.Signals, patience: float) -> None:
+    """Ask the process to end; after `patience` seconds, make it."""
+    process.send_signal(by)
+    try:
+        async with asyncio.timeout(patience):
+            await ended(process)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await ended(process)
+
+
+def _dies_with_parent(by: signal.Signals) -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def ask_for_signal() -> None:
+        prctl(PR_SET_PDEATHSIG, by)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_for_signal

@@ -1,0 +1,195 @@
+"""Every setting of an installation, read from environment variables that begin with QUESTLOG_."""
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from questlog import private
+
+PREFIX = "QUESTLOG_"
+LOGINS = ("viewer", "admin", "worker", "intake")
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong; the message is one line that says which, and what to do."""
+
+
+def _begins_with(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"a URL that begins with {schemes[0]}:// is needed")
+        try:
+            urlsplit(url).port  # noqa: B018 - reading it is what raises
+        except ValueError:
+            raise ValueError("the URL cannot be read; is a special character in its password not %-encoded?") from None
+        return url
+
+    return AfterValidator(check)
+
+
+DatabaseUrl = Annotated[str, _begins_with("postgresql", "postgres")]
+RedisUrl = Annotated[str, _begins_with("redis", "rediss", "unix")]
+
+
+class Settings(BaseSettings):
+    """One installation serves one platform; without any setting it runs on its own embedded servers."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    home: Path = Field(Path(".questlog"), description="the embedded servers' data, and the secret that serve makes")
+    database_url: DatabaseUrl | None = Field(
+        None,
+        repr=False,
+        description="PostgreSQL by its owner's login, who migrates and makes the other logins; none: embedded",
+    )
+    viewer_database_url: DatabaseUrl | None = Field(
+        None, repr=False, description="login that reads for learners and parents; none: made by the owner"
+    )
+    admin_database_url: DatabaseUrl | None = Field(
+        None, repr=False, description="login that reads for admins; none: made by the owner"
+    )
+    worker_database_url: DatabaseUrl | None = Field(
+        None, repr=False, description="login that stores and derives; none: made by the owner"
+    )
+    intake_database_url: DatabaseUrl | None = Field(
+        None,
+        repr=False,
+        description="login that writes users and judges events in the request; none: made by the owner",
+    )
+    redis_url: RedisUrl | None = Field(None, repr=False, description="Valkey or Redis for the queue; none: embedded")
+
+    jwt_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="signs tokens with HS256; none, and no JWKS: serve makes one in QUESTLOG_HOME",
+    )
+    jwks_url: str | None = Field(None, description="keys of whoever signs tokens with RS256, ES256 or EdDSA")
+    jwt_audience: str | None = Field(None, description="what a token's aud must hold; none: not asked for")
+    jwt_issuer: str | None = Field(None, description="what a token's iss must be; none: not asked for")
+    jwt_user_claim: str = Field("sub", description="the claim, dotted where nested, that holds the user's id")
+    jwt_role_claims: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("app_metadata.role", "role"),
+        min_length=1,
+        description="claims, dotted where nested, of which the first that holds a role counts",
+    )
+
+    environment: Literal["development", "production"] = Field(
+        "development", description="production needs its secrets set and may listen beyond loopback"
+    )
+    trust_clients: bool = Field(
+        False, description="take XP, earned badges and safety flags from anyone, not from a SERVICE alone"
+    )
+    anonymize_after_days: int = Field(
+        90, ge=14, le=730, description="events are anonymised before they are this many days old"
+    )
+    delete_after_days: int = Field(
+        730, ge=90, le=3650, description="events are deleted once they are this many days old"
+    )
+
+    @field_validator("jwt_role_claims", mode="before")
+    @classmethod
+    def _split(cls, claims: object) -> object:
+        if isinstance(claims, str):
+            return tuple(claim.strip() for claim in claims.split(",") if claim.strip())
+        return claims
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.jwt_secret and self.jwks_url:
+            raise ValueError("QUESTLOG_JWT_SECRET and QUESTLOG_JWKS_URL exclude each other: unset one of them")
+        if self.anonymize_after_days > self.delete_after_days:
+            raise ValueError(
+                "QUESTLOG_ANONYMIZE_AFTER_DAYS is more than QUESTLOG_DELETE_AFTER_DAYS: events would go before that"
+            )
+        return self
+
+    @property
+    def names_database(self) -> bool:
+        """Whether there is a PostgreSQL to use, by its owner's URL or by one for each login."""
+        return self.database_url is not None or all(getattr(self, f"{login}_database_url") for login in LOGINS)
+
+    def environ(self) -> dict[str, str]:
+        """The settings as environment variables, secrets included, for a child process."""
+        return {
+            variable(name): as_text(value)
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None
+        }
+
+
+def load() -> Settings:
+    """The settings of this process's environment; raises SettingsError."""
+    known = {variable(name) for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{name} is not a setting: `questlog settings` lists them all")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_in_words(detail) for detail in error.errors())) from None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def as_text(value: object) -> str:
+    """A setting's value as the environment would hold it."""
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return ",".join(value)
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)
+
+
+def with_secret(settings: Settings, *, make: bool = False) -> Settings:
+    """The settings with the secret kept in home, where they name neither secret nor JWKS.
+
+    Where none is kept, one is made if `make`. Raises SettingsError where there is none.
+    """
+    if settings.jwt_secret or settings.jwks_url:
+        return settings
+    if settings.environment == "production":
+        raise SettingsError("production needs QUESTLOG_JWT_SECRET (32 characters or more) or QUESTLOG_JWKS_URL")
+    path = settings.home / "jwt-secret"
+    try:
+        if make and not path.exists():
+            settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.write(path, secrets.token_urlsafe(48))
+        return settings.model_copy(update={"jwt_secret": SecretStr(path.read_text().strip())})
+    except FileNotFoundError:
+        raise SettingsError(f"there is no {path} yet: run `questlog serve`, or set QUESTLOG_JWT_SECRET") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be used ({error.strerror}): change QUESTLOG_HOME") from None
+
+
+def without_password(url: str) -> str:
+    """The URL with its password hidden."""
+    parts = urlsplit(url)
+    login, at, place = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return urlunsplit(
+        parts._replace(
+            netloc=user + (":***" if colon else "") + at + place,
+            query=re.sub("(password=)[^&]*", r"\1***", parts.query),
+        )
+    )
+
+
+def _in_words(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{variable(str(detail['loc'][0]))}: {message}" if detail["loc"] else message

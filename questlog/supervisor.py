@@ -1,0 +1,235 @@
+"""Runs everything that an installation consists of, and starts again what dies."""
+
+import asyncio
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+import httpx
+
+from questlog.database import logins, migrate
+from questlog.embedded import EmbeddedError, EmbeddedServers
+from questlog.process import end, ended, spawn
+from questlog.reach import check_database, check_queue
+from questlog.settings import PREFIX, Settings, SettingsError, with_secret
+from questlog.signin import TokenVerifier
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before something is started again
+SECONDS_TO_FORGET = 60  # something that ran this long gets the shortest pause again
+SECONDS_TO_START = 60
+SECONDS_TO_STOP = 20
+
+
+class StartError(RuntimeError):
+    """The installation cannot run; the message is one line that says why and what to do."""
+
+
+class Part(Protocol):
+    """Something that runs as one process and can be started again."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None
+
+    async def start(self) -> None:
+        """Start it; raises EmbeddedError where it does not."""
+
+
+@dataclass
+class Child:
+    """A process of our own: `python -m` something, with the settings in its environment."""
+
+    name: str
+    arguments: Sequence[str]
+    environ: dict[str, str]
+    keep: Sequence[int] = ()
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    async def start(self) -> None:
+        """Start the process."""
+        self.process = spawn([sys.executable, "-P", "-m", *self.arguments], env=self.environ, keep=self.keep)
+
+    async def stop(self) -> None:
+        """Let the process finish what it is doing, and end it."""
+        if self.process and self.process.poll() is None:
+            await end(self.process, signal.SIGTERM, SECONDS_TO_STOP)
+
+
+class Supervisor:
+    """A whole installation: `async with Supervisor(settings) as running`, and then `await running.wait()`.
+
+    Entering returns once the API answers, and raises SettingsError, EmbeddedError or StartError where it never will.
+    Leaving ends the API first, then the worker, then the embedded servers.
+    """
+
+    def __init__(
+        self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, workers: int = 1, worker: bool = True
+    ) -> None:
+        self.settings = settings
+        self.host, self.port = host, port
+        self.apis: list[Child] = []
+        self.worker: Child | None = None
+        self.servers: EmbeddedServers | None = None
+        self._api_processes, self._with_worker = workers, worker
+        self._watches: list[asyncio.Task[None]] = []
+        self._stack = AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        """The address of the GraphQL API."""
+        return f"{self._origin}/graphql"
+
+    async def wait(self) -> None:
+        """Go on until cancelled."""
+        await asyncio.gather(*self._watches)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        _check_exposure(self.settings, self.host)
+        listener = self._stack.enter_context(_listen(self.host, self.port))
+        self.port = listener.getsockname()[1]
+        settings = with_secret(self.settings, make=True)
+        TokenVerifier(settings)
+        self.settings = await self._with_servers(settings)
+        await prepare_database(self.settings)
+        self._start_children(listener)
+        await self._start_all()
+        await self._answering()
+        self._stack.push_async_callback(self._stop_watching)
+        self._watches = [asyncio.create_task(_keep_running(part)) for part in self._parts()]
+
+    async def _with_servers(self, settings: Settings) -> Settings:
+        if settings.names_database != (settings.redis_url is not None):
+            raise SettingsError("set both QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL, or neither of them")
+        if settings.redis_url is not None:
+            await check_queue(settings.redis_url)
+            return settings
+        self.servers = await self._stack.enter_async_context(EmbeddedServers(settings.home))
+        return with_servers(settings, self.servers)
+
+    def _start_children(self, listener: socket.socket) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environ |= self.settings.environ()
+        if self._with_worker:
+            self.worker = Child("the worker", ["questlog", "work"], environ)
+        self.apis = [
+            Child("the API", ["questlog.asgi", str(listener.fileno())], environ, [listener.fileno()])
+            for _ in range(self._api_processes)
+        ]
+
+    async def _start_all(self) -> None:
+        for child in [self.worker, *self.apis]:
+            if child:
+                self._stack.push_async_callback(child.stop)
+                await child.start()
+
+    async def _answering(self) -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            for _ in range(SECONDS_TO_START * 20):
+                try:
+                    if (await client.get(f"{self._origin}/readyz")).is_success:
+                        return
+                except httpx.TransportError:
+                    pass
+                for child in self.apis:
+                    if child.process and child.process.poll() is not None:
+                        raise StartError("the API ended while starting: what it printed above says why")
+                await asyncio.sleep(0.05)
+        raise StartError(f"the API does not answer at {self._origin}/readyz: what it printed above may say why")
+
+    @property
+    def _origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def _parts(self) -> list[Part]:
+        servers: list[Part] = [self.servers.valkey, self.servers.postgres] if self.servers else []
+        return [*servers, *([self.worker] if self.worker else []), *self.apis]
+
+    async def _stop_watching(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+
+
+def with_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
+    """The settings with the embedded servers' URLs."""
+    return settings.model_copy(update={"database_url": servers.database_url, "redis_url": servers.redis_url})
+
+
+async def prepare_database(settings: Settings, revision: str = "head") -> None:
+    """Migrate as the owner, or where only the other logins are known, see that they can be used."""
+    known = logins(settings)
+    if known.owner is None:
+        for name in ("viewer", "admin", "worker", "intake"):
+            await check_database(getattr(known, name), f"{name}_database_url")
+    else:
+        await check_database(known.owner, "database_url")
+        await migrate(known, revision, anonymize_after_days=settings.anonymize_after_days)
+
+
+async def _keep_running(part: Part) -> None:
+    pause = SHORTEST_PAUSE
+    while True:
+        began = time.monotonic()
+        if part.process:
+            status = await ended(part.process)
+            _say(f"{part.name} ended with status {status} and is started again")
+        if time.monotonic() - began > SECONDS_TO_FORGET:
+            pause = SHORTEST_PAUSE
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+        try:
+            await part.start()
+        except (EmbeddedError, OSError) as error:
+            _say(str(error))
+
+
+def _say(line: str) -> None:
+    print(f"questlog: {line}", file=sys.stderr, flush=True)
+
+
+def _check_exposure(settings: Settings, host: str) -> None:
+    if settings.environment == "development" and not _is_loopback(host):
+        raise SettingsError(
+            f"development does not listen on {host}: leave --host at 127.0.0.1, or set QUESTLOG_ENVIRONMENT=production"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, held before anything else starts, that all API processes share."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} of {host} is taken: choose another with --port") from None
+        raise StartError(f"{host} port {port} cannot be listened on: {error.strerror}") from None

@@ -1,0 +1,109 @@
+"""How engaged a learner was over the last days, and how many events of each category they had."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ScalarSelect, Select, select
+
+from models.base import gathered
+from models.engagement import CATEGORIES, DailyActivity, Engagement, KeptDay, KeptMilestone, engagement
+from models.journey import LearningJourneyEvent
+from models.user import User
+from models.viewer import visible_to
+from resolvers.connection import check_range
+from resolvers.request import Request
+
+LONGEST_WINDOW = 365
+# A window's first day differs by up to a day around the world, and once more where a zone has changed.
+SLACK = timedelta(days=3)
+
+
+def check_days(days: int) -> int:
+    """The length of a window, 1 to 365; raises BadUserInputError."""
+    check_range("days", days, 1, LONGEST_WINDOW)
+    return days
+
+
+async def engagements(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, Engagement]:
+    """Each subject's figures over their last local days, today included."""
+    since = _since(request, days)
+    milestone = LearningJourneyEvent
+    milestones = gathered(
+        [getattr(milestone, field) for field in KeptMilestone._fields],
+        select(milestone)
+        .where(
+            milestone.subject_key == User.subject_key, milestone.occurred_at >= datetime.combine(since, time(0), UTC)
+        )
+        .order_by(milestone.occurred_at, milestone.event_id)
+        .correlate(User),
+    )
+    rows = await request.reader.rows(
+        _of(request, subject_keys).add_columns(
+            gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since)).label("days"),
+            milestones.label("milestones"),
+            active_days().label("active_days"),
+        )
+    )
+    return {
+        row.subject_key: engagement(
+            window(request.today(row.time_zone), days),
+            msgspec.convert(row.days, list[KeptDay]),
+            msgspec.convert(row.milestones, list[KeptMilestone]),
+            dates(row.active_days),
+            request.now,
+        )
+        for row in rows
+    }
+
+
+async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, list[int]]:
+    """Each subject's events over their last local days, by category in the enum's order."""
+    counts = gathered([DailyActivity.day, DailyActivity.events_by_category], _days(_since(request, days)))
+    rows = await request.reader.rows(_of(request, subject_keys).add_columns(counts.label("counts")))
+    found = {}
+    for row in rows:
+        wanted = set(window(request.today(row.time_zone), days))
+        counted = [of_day for day, of_day in msgspec.convert(row.counts, list[tuple[date, list[int]]]) if day in wanted]
+        found[row.subject_key] = [sum(of_category) for of_category in zip(*counted, strict=True)] or [0] * len(
+            CATEGORIES
+        )
+    return found
+
+
+def window(today: date, days: int) -> list[date]:
+    """The last calendar days, oldest first, today included."""
+    return [today - timedelta(days=ago) for ago in reversed(range(days))]
+
+
+def active_days() -> ScalarSelect[Any]:
+    """A user's active days of all time, in order, as a column that `dates` reads."""
+    return gathered(
+        [DailyActivity.day],
+        select(DailyActivity)
+        .where(DailyActivity.subject_key == User.subject_key, DailyActivity.active)
+        .order_by(DailyActivity.day)
+        .correlate(User),
+    )
+
+
+def dates(column: list[list[str]]) -> list[date]:
+    """The dates of a gathered column of dates."""
+    return [date.fromisoformat(day) for (day,) in column]
+
+
+def _of(request: Request, subject_keys: Sequence[UUID]) -> Select[UUID, str]:
+    return select(User.subject_key, User.time_zone).where(
+        User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key)
+    )
+
+
+def _since(request: Request, days: int) -> date:
+    return request.now.astimezone(UTC).date() - timedelta(days=days) - SLACK
+
+
+def _days(since: date) -> Select[Any]:
+    theirs = select(DailyActivity).where(DailyActivity.subject_key == User.subject_key, DailyActivity.day >= since)
+    return theirs.correlate(User)

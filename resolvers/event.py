@@ -1,0 +1,127 @@
+"""Reading events: a learner's own list, everybody's for an admin, and how many there were of each category."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+
+from models.engagement import CATEGORIES, DailyEventCount
+from models.event import UserActivityEvent
+from models.session import LONGEST, UserSession
+from models.taxonomy import PERSON, event_type, marked
+from models.viewer import Role, visible_to
+from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
+from resolvers.request import Request
+from resolvers.user import users_by_key
+
+OF_ONE = Order("events", (UserActivityEvent.occurred_at, UserActivityEvent.event_id))
+OF_ALL = Order(
+    "activityEvents", (UserActivityEvent.occurred_at, UserActivityEvent.event_id, UserActivityEvent.subject_key)
+)
+KEY = (UserActivityEvent.subject_key, UserActivityEvent.event_id, UserActivityEvent.occurred_at)
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Which events are wanted; `since` is included and `until` is not. An empty list of types wants none."""
+
+    categories: tuple[str, ...] | None = None
+    types: tuple[str, ...] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter as SQL."""
+        event = UserActivityEvent
+        wanted: list[ColumnElement[bool]] = []
+        if self.categories is not None:
+            wanted.append(event.event_category.in_(self.categories))
+        if self.types is not None:
+            wanted.append(event.event_type.in_(self.types))
+        if self.since:
+            wanted.append(event.occurred_at >= self.since)
+        if self.until:
+            wanted.append(event.occurred_at < self.until)
+        return wanted
+
+
+@dataclass(frozen=True)
+class EventsQuestion:
+    """A page of a learner's events."""
+
+    page: Page
+    filter: EventFilter
+
+
+def _with_session(request: Request) -> Select[Any]:
+    """Events that the viewer may see, each with the session on its device that its time lies in."""
+    event = UserActivityEvent
+    session = (
+        select(UserSession.session_id, UserSession.ended_at)
+        .where(
+            UserSession.subject_key == event.subject_key,
+            UserSession.device_id.is_not_distinct_from(event.device_id),
+            UserSession.started_at <= event.occurred_at,
+            UserSession.started_at > event.occurred_at - LONGEST,
+            ~and_(event.from_service, event.device_id.is_(None)),
+        )
+        .order_by(UserSession.started_at.desc())
+        .limit(1)
+        .lateral("session")
+    )
+    return (
+        select(event.__table__, session.c.session_id)
+        .select_from(event)
+        .outerjoin(session, session.c.ended_at >= event.occurred_at)
+        .where(visible_to(request.viewer, event.subject_key))
+    )
+
+
+async def events(request: Request, subject_keys: Sequence[UUID], question: EventsQuestion) -> dict[UUID, Slice]:
+    """That page of each subject's events, newest first."""
+    statement = _with_session(request).where(*question.filter.conditions())
+    return await page_of_each(request, subject_keys, statement, question.page)
+
+
+async def activity_events(
+    request: Request, page: Page, wanted: EventFilter, containing: dict[str, Any] | None
+) -> Slice:
+    """A page of everybody's events, newest first, whose payloads hold the object `containing`."""
+    request.require(Role.ADMIN)
+    statement = _with_session(request).where(*wanted.conditions())
+    if containing is not None:
+        statement = statement.where(UserActivityEvent.event_data.contains(containing))
+    return page.slice(await request.reader.rows(page.of(statement)))
+
+
+async def events_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+    """The events of these subjects, ids and times; None where there is none that the viewer may see."""
+    return await rows_by_key(request, _with_session(request), KEY, keys)
+
+
+async def shown_data(request: Request, row: Row[Any]) -> dict[str, Any]:
+    """An event's payload, without the ids of people whom the viewer may not see."""
+    data: dict[str, Any] = row.event_data
+    named = {field: data[field] for field in marked(event_type(row.event_type), PERSON) & data.keys()}
+    if not named or request.viewer.role is Role.ADMIN:
+        return data
+    people = await request.loader(users_by_key).load_many([(user_id,) for user_id in named.values()])
+    hidden = {field for field, person in zip(named, people, strict=True) if person is None}
+    return {field: value for field, value in data.items() if field not in hidden}
+
+
+async def event_counts_of_all(request: Request, days: int) -> list[int]:
+    """Everybody's events of the last UTC days, today included, by category in the enum's order."""
+    request.require(Role.ADMIN)
+    today = request.now.astimezone(UTC).date()
+    sums = [
+        func.coalesce(func.sum(DailyEventCount.events_by_category[index + 1]), 0) for index in range(len(CATEGORIES))
+    ]
+    window = DailyEventCount.day.between(today - timedelta(days=days - 1), today)
+    rows = await request.reader.rows(
+        select(*sums).where(window, visible_to(request.viewer, DailyEventCount.subject_key))
+    )
+    return list(rows[0])

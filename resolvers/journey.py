@@ -1,0 +1,120 @@
+"""A learner's journey: all-time totals, XP, rhythm, and the milestones one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Row, ScalarSelect, distinct, func, select, true
+
+from models.base import gathered
+from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, streaks
+from models.journey import LearningJourneyEvent, Rhythm, rhythm
+from models.taxonomy import MilestoneKind
+from models.user import User
+from models.viewer import visible_to
+from resolvers.connection import Key, Order, Page, Slice, page, page_of_each, rows_by_key
+from resolvers.engagement import active_days, dates
+from resolvers.request import Request
+
+BY_TIME = Order("milestones", (LearningJourneyEvent.occurred_at, LearningJourneyEvent.event_id))
+KEY = (LearningJourneyEvent.subject_key, LearningJourneyEvent.event_id, LearningJourneyEvent.occurred_at)
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A learner's all-time figures; `xp_by_pillar` has the most first, ties by name."""
+
+    first_quest_date: date | None
+    quests_started: int
+    quests_completed: int
+    current_streak: int
+    badges_earned: int
+    time_on_platform_hours: float
+    xp_by_pillar: list[tuple[str, int]]
+    total_xp: int
+    rhythm: Rhythm
+
+
+async def journeys(request: Request, subject_keys: Sequence[UUID], question: None) -> dict[UUID, Journey]:
+    """Each subject's journey."""
+    milestone = LearningJourneyEvent
+    rows = await request.reader.rows(
+        select(
+            User.subject_key,
+            User.time_zone,
+            User.known_since,
+            active_days().label("active_days"),
+            gathered(
+                [
+                    func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
+                    _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
+                    _distinct(milestone.quest_id, MilestoneKind.QUEST_COMPLETED),
+                    _distinct(milestone.badge_id, MilestoneKind.BADGE_EARNED),
+                    func.coalesce(func.sum(milestone.xp), 0),
+                ],
+                select(milestone).where(milestone.subject_key == User.subject_key).correlate(User),
+            ).label("totals"),
+            gathered(
+                [milestone.pillar, func.sum(milestone.xp)],
+                select(milestone)
+                .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)
+                .group_by(milestone.pillar)
+                .correlate(User),
+            ).label("xp_by_pillar"),
+            _milliseconds().label("milliseconds"),
+        ).where(User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key))
+    )
+    return {row.subject_key: _journey(request, row) for row in rows}
+
+
+def _journey(request: Request, row: Row[Any]) -> Journey:
+    today = request.today(row.time_zone)
+    active = dates(row.active_days)
+    ((first_quest_date, started, completed, badges, total_xp),) = row.totals
+    return Journey(
+        first_quest_date=first_quest_date and date.fromisoformat(first_quest_date),
+        quests_started=started,
+        quests_completed=completed,
+        current_streak=streaks(active, today)[0],
+        badges_earned=badges,
+        time_on_platform_hours=row.milliseconds / MILLISECONDS_AN_HOUR,
+        xp_by_pillar=sorted(row.xp_by_pillar, key=lambda pillar: (-pillar[1], pillar[0])),
+        total_xp=total_xp,
+        rhythm=rhythm(row.known_since.astimezone(ZoneInfo(row.time_zone)).date(), active, today),
+    )
+
+
+async def milestones(request: Request, subject_keys: Sequence[UUID], wanted: Page) -> dict[UUID, Slice]:
+    """That page of each subject's milestones, newest first."""
+    return await page_of_each(request, subject_keys, select(LearningJourneyEvent.__table__), wanted)
+
+
+async def recent_completions(request: Request, subject_keys: Sequence[UUID], first: int) -> dict[UUID, list[Row[Any]]]:
+    """The quests that each subject completed last, newest first."""
+    completed = select(LearningJourneyEvent.__table__).where(LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED)
+    found = await page_of_each(request, subject_keys, completed, page(BY_TIME, first, None, None, None))
+    return {key: slice_.rows for key, slice_ in found.items()}
+
+
+async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+    """The milestones of these subjects, ids and times; None where there is none that the viewer may see."""
+    visible = select(LearningJourneyEvent.__table__).where(visible_to(request.viewer, LearningJourneyEvent.subject_key))
+    return await rows_by_key(request, visible, KEY, keys)
+
+
+def _distinct(what: Any, kind: MilestoneKind) -> ColumnElement[int]:
+    return func.count(distinct(what)).filter(LearningJourneyEvent.kind == kind)
+
+
+def _milliseconds() -> ScalarSelect[int]:
+    lengths = func.unnest(DailyActivity.session_lengths).table_valued("length").render_derived()
+    return (
+        select(func.coalesce(func.sum(lengths.c.length), 0))
+        .select_from(DailyActivity)
+        .join(lengths, true())
+        .where(DailyActivity.subject_key == User.subject_key)
+        .scalar_subquery()
+    )

@@ -1,0 +1,106 @@
+"""How questions reach the database: one transaction a request, by a login that shows the viewer's rows alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Executable, Row, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from models.user import Arrival, User, UserRole, make_known
+from models.viewer import Role, Viewer
+from resolvers.errors import UnavailableError
+
+AnyRow = Row[Any]
+MOST_REMEMBERED = 100_000
+
+
+@contextmanager
+def _database_needed() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, PoolTimeoutError) as error:
+        raise UnavailableError("the database is away: nothing was kept, try again") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise UnavailableError("the database is away: nothing was kept, try again") from error
+
+
+@dataclass(frozen=True)
+class Databases:
+    """A pool for each login that requests use. All raise UnavailableError where the database is away."""
+
+    viewer: AsyncEngine
+    admin: AsyncEngine
+    intake: AsyncEngine
+    _welcomed: set[str] = field(default_factory=set, init=False)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction by the login for intake, committed at the end."""
+        with _database_needed():
+            async with self.intake.begin() as connection:
+                yield connection
+
+    async def kept_role(self, user_id: str) -> Role | None:
+        """The role kept for a user whose token names none."""
+        async with self.writing() as connection:
+            role = await connection.scalar(select(User.role).where(User.user_id == user_id))
+        return Role(role) if role else None
+
+    async def welcome(self, viewer: Viewer) -> None:
+        """Make known whoever asks for the first time with a token of their own."""
+        if viewer.user_id is None or viewer.role is Role.SERVICE or viewer.user_id in self._welcomed:
+            return
+        async with self.writing() as connection:
+            await make_known(connection, [Arrival(viewer.user_id, UserRole(viewer.role), datetime.now(UTC))])
+        if len(self._welcomed) >= MOST_REMEMBERED:
+            self._welcomed.clear()
+        self._welcomed.add(viewer.user_id)
+
+    async def dispose(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(engine.dispose() for engine in (self.viewer, self.admin, self.intake)))
+
+
+@dataclass
+class Reader:
+    """A request's read-only view of the database: every statement sees the same moment.
+
+    Statements run one after the other, however many questions ask at once. The connection is taken at the first
+    and must be given back with `close`. Raises UnavailableError where the database is away.
+    """
+
+    databases: Databases
+    viewer: Viewer
+    _connection: AsyncConnection | None = field(default=None, init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    async def rows(self, statement: Executable) -> list[AnyRow]:
+        """All rows of a statement."""
+        async with self._turn:
+            with _database_needed():
+                connection = self._connection or await self._open()
+                return list((await connection.execute(statement)).all())
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        if self._connection:
+            await self._connection.close()
+            self._connection = None
+
+    async def _open(self) -> AsyncConnection:
+        await self.databases.welcome(self.viewer)
+        is_admin = self.viewer.role is Role.ADMIN
+        engine = self.databases.admin if is_admin else self.databases.viewer
+        connection = self._connection = await engine.connect()
+        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        if not is_admin:
+            await connection.execute(select(func.app_begin(self.viewer.user_id, self.viewer.role.value)))
+        return connection

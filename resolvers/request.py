@@ -1,0 +1,91 @@
+"""One request: who asks, when, and what they may reach."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from strawberry.dataloader import DataLoader
+
+from models.viewer import Role, Viewer
+from resolvers.errors import ForbiddenError, UnauthenticatedError
+from resolvers.reader import Databases, Reader
+from workers.intake import Intake
+
+Question = TypeVar("Question", bound=Hashable)
+Answer = TypeVar("Answer")
+Load = Callable[["Request", Sequence[UUID], Question], Awaitable[dict[UUID, Answer]]]
+
+ASKERS = (Role.STUDENT, Role.PARENT, Role.ADMIN)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What of the settings decides how events are judged."""
+
+    trust_clients: bool
+    anonymize_after_days: int
+
+
+@dataclass
+class Request:
+    """What a resolver gets to know of the request that it answers."""
+
+    viewer: Viewer
+    databases: Databases
+    intake: Intake
+    rules: Rules
+    user_agent: str | None = None
+    ip_address: str | None = None
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The request's one view of the database."""
+        return Reader(self.databases, self.viewer)
+
+    async def close(self) -> None:
+        """Give back what the request took."""
+        await self.reader.close()
+
+    def require_token(self) -> None:
+        """Raise UnauthenticatedError where the request has none."""
+        if self.viewer.role is Role.ANONYMOUS:
+            raise UnauthenticatedError("this needs a token: send Authorization: Bearer …")
+
+    def require(self, *roles: Role) -> None:
+        """Raise UnauthenticatedError without a token, and ForbiddenError for any other role than these."""
+        self.require_token()
+        if self.viewer.role not in roles:
+            raise ForbiddenError(f"this is for {' and '.join(roles)}, and you are {self.viewer.role}")
+
+    def today(self, time_zone: str) -> date:
+        """The local day that it is now."""
+        return self.now.astimezone(ZoneInfo(time_zone)).date()
+
+    async def load(self, load: Load[Question, Answer], subject_key: UUID, question: Question) -> Answer:
+        """The answer to a question about one subject, asked together with all others that put the same question.
+
+        `load` is called once a question for all subjects, and answers with an entry for each.
+        """
+
+        async def load_all(request: Request, keys: Sequence[tuple[UUID, Question]]) -> list[Answer]:
+            subjects: defaultdict[Question, list[UUID]] = defaultdict(list)
+            for key, question in keys:
+                subjects[question].append(key)
+            answers = {question: await load(request, asked, question) for question, asked in subjects.items()}
+            return [answers[question][key] for key, question in keys]
+
+        answer: Answer = await self.loader(load_all, load).load((subject_key, question))
+        return answer
+
+    def loader(
+        self, load: Callable[["Request", Sequence[Any]], Awaitable[list[Any]]], key: object = None
+    ) -> DataLoader[Any, Any]:
+        """The request's one loader of this function, which gets keys together and answers in their order."""
+        return self._loaders.setdefault(key or load, DataLoader(load_fn=lambda keys: load(self, keys)))

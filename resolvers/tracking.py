@@ -1,0 +1,296 @@
+"""Taking events: each is judged by its type, and what is good is kept whatever stands beside it."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+import orjson
+from redis.exceptions import RedisError
+
+from models.event import TrackedEvent
+from models.horizon import horizon, is_sealed
+from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, field_extras, marked
+from models.text import is_storable, mask_emails, page_path
+from models.user import Subject, UserRole, subjects_of
+from models.viewer import Role
+from resolvers.errors import BadUserInputError, UnavailableError
+from resolvers.guardianship import children_of
+from resolvers.request import Request
+
+MOST_EVENTS = 500
+MOST_BYTES = 8192
+EARLIEST = timedelta(days=7)
+LATEST = timedelta(minutes=5)
+MOST_CUSTOM_BYTES = 4096
+MOST_CUSTOM_KEYS = 50
+MOST_CUSTOM_LEVELS = 5
+LARGEST_INTEGER = 2**53
+LINKED_PEOPLE = ("childId", "studentId")
+
+
+@dataclass(frozen=True)
+class EventDraft:
+    """An event as it was sent: `field` is the contract's name of its type, `payload` in camel case without nulls."""
+
+    event_id: UUID
+    occurred_at: datetime
+    field: str
+    kind: type[EventType]
+    payload: dict[str, Any]
+    device_id: UUID | None = None
+    page_path: str | None = None
+    page_title: str | None = None
+    referrer: str | None = None
+    user_id: str | None = None
+    client: "Client | None" = None
+
+
+@dataclass(frozen=True)
+class Client:
+    """The browser that a SERVICE speaks for."""
+
+    user_agent: str | None
+    ip_address: str | None
+
+
+class RefusedError(Exception):
+    """Why one event is not taken: the field at fault, the contract's code, and a sentence."""
+
+    def __init__(self, field: list[str], code: str, message: str) -> None:
+        super().__init__(message)
+        self.field, self.code, self.message = field, code, message
+
+
+@dataclass(frozen=True)
+class RefusedEvent:
+    """An event that was not taken, by its place in the request."""
+
+    index: int
+    event_id: UUID
+    error: RefusedError
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a request's events."""
+
+    accepted: int
+    refused: list[RefusedEvent]
+    received_at: datetime
+
+
+async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
+    """Judge the events, and return once those that are good are safely kept.
+
+    Raises BadUserInputError unless there are 1 to 500, and UnavailableError where nothing could be kept.
+    """
+    request.require(Role.STUDENT, Role.PARENT, Role.ADMIN, Role.SERVICE)
+    if not 1 <= len(drafts) <= MOST_EVENTS:
+        raise BadUserInputError(f"events has {len(drafts)} entries, and must have 1 to {MOST_EVENTS}")
+    people = await _people(request, drafts)
+    kept: list[TrackedEvent] = []
+    refused: list[RefusedEvent] = []
+    for index, draft in enumerate(drafts):
+        try:
+            kept.append(_judge(request, people, draft))
+        except RefusedError as error:
+            refused.append(RefusedEvent(index, draft.event_id, error))
+    if kept:
+        try:
+            await request.intake.keep(kept)
+        except (RedisError, OSError) as error:
+            raise UnavailableError("events cannot be kept just now: nothing was, send them again") from error
+    return Taken(len(kept), refused, request.now)
+
+
+@dataclass(frozen=True)
+class People:
+    """What judging a request's events needs to know of people: subjects by user id, and who is whose child."""
+
+    subjects: dict[str, Subject]
+    children: set[tuple[str, str]]
+
+
+async def _people(request: Request, drafts: Sequence[EventDraft]) -> People:
+    named = {draft.user_id for draft in drafts if draft.user_id and is_storable(draft.user_id)}
+    guardians = {
+        draft.user_id or request.viewer.user_id or ""
+        for draft in drafts
+        if not draft.payload.keys().isdisjoint(LINKED_PEOPLE)
+    }
+    if request.viewer.role is not Role.SERVICE:
+        named = set()
+    if not named and not guardians:
+        return People({}, set())
+    async with request.databases.writing() as connection:
+        return People(
+            await subjects_of(connection, sorted(named)),
+            await children_of(connection, sorted(filter(is_storable, guardians))),
+        )
+
+
+def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
+    writer = _writer(request, people, draft)
+    _check_role(request, draft)
+    occurred_at = _occurred_at(request, writer, draft)
+    data = _payload(draft)
+    _check_people(people, writer, draft)
+    is_custom = draft.kind is CustomEvent
+    client = draft.client or (
+        Client(None, None) if writer.by_service else Client(request.user_agent, request.ip_address)
+    )
+    event = TrackedEvent(
+        event_id=draft.event_id,
+        occurred_at=occurred_at,
+        received_at=request.now,
+        event_type=data["name"] if is_custom else draft.kind.type_name(),
+        event_category=draft.kind.category,
+        user_id=writer.user_id,
+        role=None if writer.by_service else writer.role,
+        from_service=writer.by_service,
+        data=data.get("data", {}) if is_custom else data,
+        device_id=draft.device_id,
+        page_path=None if draft.page_path is None else page_path(_clean(draft.page_path, ["page", "path"])),
+        page_title=_clean(draft.page_title, ["page", "title"]),
+        referrer=_clean(draft.referrer, ["page", "referrer"]),
+        user_agent=_clean(client.user_agent, ["client", "userAgent"]),
+        ip_address=cut_address(client.ip_address),
+    )
+    size = len(orjson.dumps([event.data, event.page_path, event.page_title, event.referrer, event.user_agent]))
+    if size > MOST_BYTES:
+        raise RefusedError(["event"], "TOO_LARGE", f"the event has {size} bytes, and must have at most {MOST_BYTES}")
+    return event
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Of whom an event tells: themself, or a user whom a SERVICE speaks of."""
+
+    user_id: str
+    role: UserRole
+    time_zone: ZoneInfo
+    by_service: bool
+
+
+def _writer(request: Request, people: People, draft: EventDraft) -> Writer:
+    viewer = request.viewer
+    if viewer.role is not Role.SERVICE:
+        for field, sent in (("userId", draft.user_id), ("client", draft.client)):
+            if sent is not None:
+                raise RefusedError([field], "FORBIDDEN", f"{field} is for a SERVICE: you write as yourself")
+        return Writer(viewer.user_id or "", UserRole(viewer.role), ZoneInfo("UTC"), by_service=False)
+    if draft.user_id is None:
+        raise RefusedError(["userId"], "INVALID_PAYLOAD", "userId must say of whom the event tells")
+    subject = people.subjects.get(draft.user_id)
+    if subject is None:
+        raise RefusedError(["userId"], "UNKNOWN_USER", "userId is no user that is kept: upsert them first")
+    return Writer(draft.user_id, subject.role, ZoneInfo(subject.time_zone), by_service=True)
+
+
+def _check_role(request: Request, draft: EventDraft) -> None:
+    if request.viewer.role is Role.SERVICE or request.rules.trust_clients:
+        return
+    if draft.kind.service_only:
+        raise RefusedError(["event", draft.field], "FORBIDDEN", f"{draft.field} is taken from a SERVICE alone")
+    for field in marked(draft.kind, SERVICE_ONLY) & draft.payload.keys():
+        raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is taken from a SERVICE alone")
+
+
+def _occurred_at(request: Request, writer: Writer, draft: EventDraft) -> datetime:
+    occurred_at = draft.occurred_at.replace(microsecond=draft.occurred_at.microsecond // 1000 * 1000)
+    if occurred_at - request.now > LATEST:
+        raise RefusedError(["occurredAt"], "IN_FUTURE", "occurredAt is more than 5 minutes past receivedAt")
+    if writer.by_service:
+        if is_sealed(occurred_at, writer.time_zone, horizon(request.now, request.rules.anonymize_after_days)):
+            raise RefusedError(["occurredAt"], "TOO_OLD", "occurredAt lies on a day that is sealed")
+    elif request.now - occurred_at > EARLIEST:
+        raise RefusedError(["occurredAt"], "TOO_OLD", "occurredAt is more than 7 days before receivedAt")
+    return occurred_at
+
+
+def _payload(draft: EventDraft) -> dict[str, Any]:
+    where = ["event", draft.field]
+    if draft.kind.needs_page and draft.page_path is None:
+        raise RefusedError(["page"], "INVALID_PAYLOAD", f"{draft.field} needs page")
+    try:
+        msgspec.convert(draft.payload, draft.kind)
+    except msgspec.ValidationError as error:
+        fault, _, path = str(error).partition(" - at ")
+        fields = re.findall(r"\w+", path)
+        raise RefusedError(
+            [*where, *fields], "INVALID_PAYLOAD", f"{'.'.join(fields) or draft.field}: {fault}"
+        ) from None
+    if draft.kind is CustomEvent:
+        _check_custom(draft.payload, where)
+    cleaned: dict[str, Any] = _clean(draft.payload, where)
+    for field, extra in field_extras(draft.kind).items():
+        if field in cleaned and "keep" in extra:
+            cleaned[field] = cleaned[field][: extra["keep"]]
+    return cleaned
+
+
+def _check_custom(payload: dict[str, Any], where: list[str]) -> None:
+    if payload["name"] in EVENT_TYPES:
+        raise RefusedError([*where, "name"], "INVALID_PAYLOAD", f"name {payload['name']} is a type of the taxonomy")
+    data = payload.get("data")
+    if data is None:
+        return
+    keys, levels = _extent(data)
+    if keys > MOST_CUSTOM_KEYS:
+        raise RefusedError([*where, "data"], "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_KEYS} keys")
+    if levels > MOST_CUSTOM_LEVELS:
+        raise RefusedError([*where, "data"], "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_LEVELS} levels")
+    if len(orjson.dumps(_clean(data, [*where, "data"]))) > MOST_CUSTOM_BYTES:
+        raise RefusedError([*where, "data"], "TOO_LARGE", f"data must have at most {MOST_CUSTOM_BYTES} bytes")
+
+
+def _extent(value: object) -> tuple[int, int]:
+    """How many keys the value has in all, and on how many levels."""
+    if not isinstance(value, dict | list):
+        return 0, 0
+    below = [_extent(each) for each in (value.values() if isinstance(value, dict) else value)]
+    own = len(value) if isinstance(value, dict) else 0
+    return own + sum(keys for keys, _ in below), 1 + max((levels for _, levels in below), default=0)
+
+
+def _clean(value: Any, where: list[str]) -> Any:
+    """The value with e-mail addresses masked; raises RefusedError where PostgreSQL could not hold it."""
+    if isinstance(value, str):
+        if not is_storable(value):
+            raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds a character that cannot be stored")
+        return mask_emails(value)
+    if isinstance(value, dict):
+        return {_clean(key, where): _clean(each, [*where, key]) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(each, where) for each in value]
+    if isinstance(value, int | float) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+        raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds a number beyond 2^53")
+    return value
+
+
+def _check_people(people: People, writer: Writer, draft: EventDraft) -> None:
+    """A parent's event may name their own children alone, a learner's themself; an admin may name anybody."""
+    if writer.role is UserRole.ADMIN:
+        return
+    for field in draft.payload.keys() & set(LINKED_PEOPLE):
+        named = draft.payload[field]
+        if not (named == writer.user_id or (writer.user_id, named) in people.children):
+            raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
+
+
+def cut_address(address: str | None) -> str | None:
+    """An IP address without what tells households apart: /24 of IPv4, /48 of IPv6; None for what is no address."""
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    version = mapped or parsed
+    network = ipaddress.ip_network((version, 24 if version.version == 4 else 48), strict=False)
+    return str(network)

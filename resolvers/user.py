@@ -1,0 +1,168 @@
+"""People: who is kept, whom the viewer may see, and what a SERVICE tells of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+from zoneinfo import available_timezones
+
+from sqlalchemy import Row, Select, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.horizon import horizon
+from models.rollup import mark_dirty
+from models.text import is_storable
+from models.user import User, UserRole
+from models.viewer import Role, Viewer, visible_to
+from resolvers.connection import Key, Order, Page, Slice, rows_by_key
+from resolvers.errors import BadUserInputError, NotFoundError
+from resolvers.request import ASKERS, Request
+
+BY_USER_ID = Order("users", (User.user_id,), newest_first=False)
+LONGEST_NAME = 200
+LONGEST_ID = 200
+MOST_UPSERTS = 1000
+EARLIEST_BIRTH = date(1900, 1, 1)
+TIME_ZONES = available_timezones()
+# The same instant bears dates up to two days apart around the world.
+ZONES_APART = timedelta(days=2)
+
+
+def _visible_users(viewer: Viewer) -> Select[Any]:
+    return select(User.__table__).where(visible_to(viewer, User.subject_key))
+
+
+async def user(request: Request, user_id: str) -> Row[Any]:
+    """The user, where the viewer may see them; raises NotFoundError where there is no such user or they may not."""
+    rows = []
+    if is_storable(user_id):
+        rows = await request.reader.rows(_visible_users(request.viewer).where(User.user_id == user_id))
+    if not rows:
+        raise NotFoundError("there is no such user")
+    return rows[0]
+
+
+async def users_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+    """The users of these ids; None where there is none that the viewer may see."""
+    return await rows_by_key(request, _visible_users(request.viewer), [User.user_id], keys)
+
+
+async def users(request: Request, page: Page, role: UserRole | None) -> Slice:
+    """A page of the users whom the viewer may see, by user id."""
+    request.require(*ASKERS)
+    statement = _visible_users(request.viewer)
+    if role:
+        statement = statement.where(User.role == role)
+    return page.slice(await request.reader.rows(page.of(statement)))
+
+
+async def themself_and_children(request: Request) -> tuple[Row[Any] | None, list[Row[Any]]]:
+    """The viewer's own row, and a parent's children by user id."""
+    if request.viewer.role not in ASKERS:
+        return None, []
+    statement = _visible_users(request.viewer)
+    if request.viewer.role is Role.ADMIN:
+        statement = statement.where(User.user_id == request.viewer.user_id)
+    rows = await request.reader.rows(statement.order_by(User.user_id))
+    themself = next((row for row in rows if row.user_id == request.viewer.user_id), None)
+    return themself, [row for row in rows if row is not themself]
+
+
+KEEP: Final = object()
+"""For a field that was not sent: what is kept stays."""
+
+
+@dataclass(frozen=True)
+class UserDraft:
+    """What a SERVICE sends of a user: None clears, KEEP keeps."""
+
+    user_id: str
+    role: UserRole
+    display_name: str | object | None = KEEP
+    time_zone: str | object | None = KEEP
+    birth_date: date | object | None = KEEP
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a part of what was sent is not taken."""
+
+    field: list[str]
+    code: str
+    message: str
+
+
+async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[dict[str, Any]], list[Refusal]]:
+    """Keep the users as they are sent; gives the rows of those who were taken, and why others were not.
+
+    Where a zone changes, all days that are not sealed are derived again. Of a user sent twice the last counts.
+    """
+    request.require(Role.SERVICE, Role.ADMIN)
+    if not 1 <= len(drafts) <= MOST_UPSERTS:
+        raise BadUserInputError(f"users has {len(drafts)} entries, and must have 1 to {MOST_UPSERTS}")
+    refusals = [refusal for index, draft in enumerate(drafts) for refusal in _refusals(index, draft, request)]
+    refused = {int(refusal.field[1]) for refusal in refusals}
+    taken = {draft.user_id: draft for index, draft in enumerate(drafts) if index not in refused}
+    if not taken:
+        return [], refusals
+    async with request.databases.writing() as connection:
+        return await _keep(connection, list(taken.values()), request), refusals
+
+
+async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], request: Request) -> list[dict[str, Any]]:
+    known = select(User.__table__).where(User.user_id.in_([draft.user_id for draft in drafts]))
+    before = {row.user_id: row for row in await connection.execute(known.order_by(User.user_id).with_for_update())}
+    rows = [
+        _row(draft, before.get(draft.user_id), request.now) for draft in sorted(drafts, key=lambda one: one.user_id)
+    ]
+    statement = insert(User).values(rows)
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[User.user_id],
+            set_={name: statement.excluded[name] for name in ("role", "display_name", "time_zone", "birth_date")},
+        )
+    )
+    sealed_before = horizon(request.now, request.rules.anonymize_after_days)
+    moved = [
+        (kept.subject_key, sealed_before, request.now + ZONES_APART)
+        for row in rows
+        if (kept := before.get(row["user_id"])) and kept.time_zone != row["time_zone"]
+    ]
+    if moved:
+        await mark_dirty(connection, moved)
+    return rows
+
+
+def _row(draft: UserDraft, kept: Row[Any] | None, now: datetime) -> dict[str, Any]:
+    def sent(value: object, before: object) -> object:
+        return before if value is KEEP else value
+
+    return {
+        "subject_key": kept.subject_key if kept else uuid4(),
+        "user_id": draft.user_id,
+        "role": draft.role.value,
+        "display_name": sent(draft.display_name, kept and kept.display_name),
+        "time_zone": sent(draft.time_zone, kept and kept.time_zone) or "UTC",
+        "birth_date": sent(draft.birth_date, kept and kept.birth_date),
+        "known_since": kept.known_since if kept else now,
+    }
+
+
+def _refusals(index: int, draft: UserDraft, request: Request) -> list[Refusal]:
+    def refuse(name: str, message: str) -> Refusal:
+        return Refusal(["users", str(index), name], "INVALID", f"{name} {message}")
+
+    found = []
+    if not (is_storable(draft.user_id) and 1 <= len(draft.user_id) <= LONGEST_ID):
+        found.append(refuse("userId", f"must have 1 to {LONGEST_ID} characters that can be stored"))
+    if isinstance(draft.display_name, str) and not (
+        is_storable(draft.display_name) and len(draft.display_name) <= LONGEST_NAME
+    ):
+        found.append(refuse("displayName", f"must have at most {LONGEST_NAME} characters that can be stored"))
+    if isinstance(draft.time_zone, str) and draft.time_zone not in TIME_ZONES:
+        found.append(refuse("timeZone", "must be a zone of the IANA database, such as Europe/London"))
+    if isinstance(draft.birth_date, date) and not EARLIEST_BIRTH <= draft.birth_date <= request.now.date():
+        found.append(refuse("birthDate", f"must be between {EARLIEST_BIRTH} and today"))
+    return found

@@ -1,0 +1,51 @@
+"""Events as they are read."""
+
+from datetime import datetime
+from uuid import UUID
+
+import strawberry
+from strawberry.scalars import JSON
+
+from resolvers import event as events
+from resolvers.reader import AnyRow
+from schema.enums import Category, Role
+from schema.node import Info, Node, global_id
+
+
+@strawberry.type(description="Something that happened.")
+class ActivityEvent(Node):
+    """The contract's ActivityEvent."""
+
+    row: strawberry.Private[AnyRow]
+    event_id: UUID = strawberry.field(description="The id that the client made.")
+    type: str = strawberry.field(description="The taxonomy's name, such as quest_started, or a custom event's own.")
+    category: Category = strawberry.field(description="What it is about.")
+    occurred_at: datetime = strawberry.field(description="When it happened, by the client's clock.")
+    received_at: datetime = strawberry.field(description="When it was received, by the server's clock.")
+    session_id: UUID | None = strawberry.field(description="The session it was found to belong to; null until then.")
+    page_path: str | None = strawberry.field(description="The page it happened on.")
+
+    @strawberry.field(description="The browser; for an admin and the user themself.")
+    def device_id(self, info: Info) -> UUID | None:
+        viewer = info.context.viewer
+        device: UUID | None = self.row.device_id
+        return device if viewer.role is Role.ADMIN or viewer.user_id == self.row.user_id else None
+
+    @strawberry.field(description="Its payload, without the ids of people whom the viewer may not see.")
+    async def data(self, info: Info) -> JSON:
+        return JSON(await events.shown_data(info.context, self.row))
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "ActivityEvent":
+        """The row in this shape."""
+        return cls(
+            id=global_id("ActivityEvent", row.subject_key, row.event_id, row.occurred_at),
+            row=row,
+            event_id=row.event_id,
+            type=row.event_type,
+            category=Category(row.event_category),
+            occurred_at=row.occurred_at,
+            received_at=row.received_at,
+            session_id=row.session_id,
+            page_path=row.page_path,
+        )

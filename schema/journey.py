@@ -1,0 +1,129 @@
+"""A learner's journey."""
+
+from datetime import date, datetime
+from typing import Annotated
+from uuid import UUID
+
+import strawberry
+
+from resolvers import journey as journeys
+from resolvers.connection import check_range
+from resolvers.journey import Journey
+from resolvers.reader import AnyRow
+from schema.connection import After, Before, Connection, First, Last, asked, connection
+from schema.enums import MilestoneKind, Rhythm
+from schema.node import Info, Node, global_id
+from schema.scalars import BigInt
+
+
+@strawberry.type(description="XP earned in one pillar.")
+class PillarXp:
+    """The contract's PillarXp."""
+
+    pillar: str = strawberry.field(description="The pillar's name.")
+    xp: BigInt = strawberry.field(description="All XP in it, never 0.")
+
+
+@strawberry.type(description="A quest, completed once.")
+class QuestCompletion:
+    """The contract's QuestCompletion."""
+
+    quest_id: strawberry.ID = strawberry.field(description="The platform's id of the quest.")
+    quest_title: str | None = strawberry.field(description="Its title, where it was sent.")
+    completed_at: datetime = strawberry.field(description="When.")
+    xp: int = strawberry.field(description="XP earned by it.")
+    pillar: str | None = strawberry.field(description="The pillar that the XP counts for.")
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "QuestCompletion":
+        """The row in this shape."""
+        return cls(
+            quest_id=strawberry.ID(row.quest_id),
+            quest_title=row.title,
+            completed_at=row.occurred_at,
+            xp=row.xp,
+            pillar=row.pillar,
+        )
+
+
+@strawberry.type(description="A step of a learner's own record.")
+class Milestone(Node):
+    """The contract's Milestone."""
+
+    kind: MilestoneKind = strawberry.field(description="What was done.")
+    occurred_at: datetime = strawberry.field(description="When.")
+    quest_id: strawberry.ID | None = strawberry.field(description="The quest, where it concerns one.")
+    badge_id: strawberry.ID | None = strawberry.field(description="The badge, where it concerns one.")
+    title: str | None = strawberry.field(description="The quest's, task's or badge's title, where it was sent.")
+    xp: int = strawberry.field(description="XP earned by it.")
+    pillar: str | None = strawberry.field(description="The pillar that the XP counts for.")
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "Milestone":
+        """The row in this shape."""
+        return cls(
+            id=global_id("Milestone", row.subject_key, row.event_id, row.occurred_at),
+            kind=MilestoneKind(row.kind),
+            occurred_at=row.occurred_at,
+            quest_id=row.quest_id,
+            badge_id=row.badge_id,
+            title=row.title,
+            xp=row.xp,
+            pillar=row.pillar,
+        )
+
+
+@strawberry.type(description="What a learner has achieved so far.")
+class LearningJourney:
+    """The contract's LearningJourney."""
+
+    subject_key: strawberry.Private[UUID]
+    first_quest_date: date | None = strawberry.field(description="The local day of the first quest started.")
+    total_quests_started: int = strawberry.field(description="Distinct quests started.")
+    total_quests_completed: int = strawberry.field(description="Distinct quests completed.")
+    current_streak: int = strawberry.field(description="Consecutive active days that end today or yesterday, else 0.")
+    badges_earned: int = strawberry.field(description="Distinct badges earned.")
+    time_on_platform_hours: float = strawberry.field(description="The length of all sessions together.")
+    favorite_pillar: str | None = strawberry.field(description="The pillar with most XP; null without XP.")
+    xp_by_pillar: list[PillarXp] = strawberry.field(description="XP of each pillar that has any, most first.")
+    total_xp: BigInt = strawberry.field(description="All XP, with or without a pillar.")
+    rhythm: Rhythm = strawberry.field(description="Whether the learner learns regularly.")
+
+    @strawberry.field(description="The quests completed last, newest first.")
+    async def recent_completions(
+        self,
+        info: Info,
+        first: Annotated[int, strawberry.argument(description="How many, 1 to 100.")] = 5,
+    ) -> list[QuestCompletion]:
+        check_range("first", first, 1, 100)
+        rows = await info.context.load(journeys.recent_completions, self.subject_key, first)
+        return [QuestCompletion.of(row) for row in rows]
+
+    @strawberry.field(description="All milestones, newest first.")
+    async def milestones(
+        self,
+        info: Info,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[Milestone]:
+        wanted = asked(journeys.BY_TIME, first, after, last, before)
+        return connection(await info.context.load(journeys.milestones, self.subject_key, wanted), Milestone.of)
+
+    @classmethod
+    def of(cls, subject_key: UUID, journey: Journey) -> "LearningJourney":
+        """The figures in this shape."""
+        return cls(
+            subject_key=subject_key,
+            first_quest_date=journey.first_quest_date,
+            total_quests_started=journey.quests_started,
+            total_quests_completed=journey.quests_completed,
+            current_streak=journey.current_streak,
+            badges_earned=journey.badges_earned,
+            time_on_platform_hours=journey.time_on_platform_hours,
+            favorite_pillar=journey.xp_by_pillar[0][0] if journey.xp_by_pillar else None,
+            xp_by_pillar=[PillarXp(pillar=pillar, xp=BigInt(xp)) for pillar, xp in journey.xp_by_pillar],
+            total_xp=BigInt(journey.total_xp),
+            rhythm=journey.rhythm,
+        )

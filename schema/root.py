@@ -1,0 +1,208 @@
+"""The schema: every question, and everything that can be sent."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+import strawberry
+from strawberry.extensions import ParserCache, ValidationCache
+from strawberry.scalars import JSON
+from strawberry.schema.config import StrawberryConfig
+
+from resolvers import event as events
+from resolvers import guardianship as guardianships
+from resolvers import journey as journeys
+from resolvers import session as sessions
+from resolvers import user as users
+from resolvers.connection import moment, word
+from resolvers.engagement import check_days, engagements, event_counts
+from resolvers.errors import BadUserInputError
+from resolvers.request import ASKERS
+from resolvers.tracking import track
+from schema.connection import After, Before, Connection, First, Last, asked, connection, given
+from schema.engagement import CategoryCount, Engagement, category_counts
+from schema.enums import UserRole
+from schema.event import ActivityEvent
+from schema.guardianship import GuardianshipPayload, LinkGuardianInput, UnlinkGuardianInput
+from schema.journey import LearningJourney, Milestone
+from schema.node import Info, Node, parsed_id
+from schema.scalars import SCALARS
+from schema.session import Session
+from schema.tracking import TrackEventInput, TrackEventsInput, TrackEventsPayload
+from schema.upsert import UpsertUsersInput, UpsertUsersPayload
+from schema.user import Days, Since, Types, Until, User, Viewer, event_filter
+
+MOST_NODES = 100
+UserId = Annotated[strawberry.ID, strawberry.argument(description="The platform's own id of the user.")]
+
+
+@strawberry.type(description="What can be asked.")
+class Query:
+    """The contract's Query."""
+
+    @strawberry.field(description="Whatever has this id, where the viewer may see it.")
+    async def node(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="A node's id.")]
+    ) -> Node | None:
+        return (await _nodes(info, [id]))[0]
+
+    @strawberry.field(description="Whatever has these ids, in their order; null for what the viewer may not see.")
+    async def nodes(
+        self,
+        info: Info,
+        ids: Annotated[list[strawberry.ID], strawberry.argument(description="Ids of nodes, 100 at most.")],
+    ) -> list[Node | None]:
+        if len(ids) > MOST_NODES:
+            raise BadUserInputError(f"ids has {len(ids)} entries, and must have at most {MOST_NODES}")
+        return await _nodes(info, ids)
+
+    @strawberry.field(description="Whoever asks; works without a token.")
+    async def viewer(self, info: Info) -> Viewer:
+        themself, children = await users.themself_and_children(info.context)
+        return Viewer(
+            role=info.context.viewer.role,
+            user=themself and User.of(themself),
+            children=[User.of(row) for row in children],
+        )
+
+    @strawberry.field(description="One user; NOT_FOUND both where there is none and where the viewer may not see them.")
+    async def user(self, info: Info, user_id: UserId) -> User | None:
+        return await _visible_user(info, user_id)
+
+    @strawberry.field(description="Users by user id: oneself, one's own children, or everybody for an admin.")
+    async def users(
+        self,
+        info: Info,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+        role: Annotated[
+            UserRole | None, strawberry.argument(description="Only those of this role.")
+        ] = strawberry.UNSET,
+    ) -> Connection[User] | None:
+        info.context.require(*ASKERS)
+        wanted = asked(users.BY_USER_ID, first, after, last, before)
+        return connection(await users.users(info.context, wanted, given(role)), User.of)
+
+    @strawberry.field(description="A learner's figures over the last days.")
+    async def engagement(self, info: Info, user_id: UserId, days: Days = 30) -> Engagement | None:
+        info.context.require(*ASKERS)
+        user = await _visible_user(info, user_id)
+        return Engagement.of(await info.context.load(engagements, user.subject_key, check_days(days)))
+
+    @strawberry.field(description="What a learner has achieved so far.")
+    async def journey(self, info: Info, user_id: UserId) -> LearningJourney | None:
+        info.context.require(*ASKERS)
+        user = await _visible_user(info, user_id)
+        return LearningJourney.of(user.subject_key, await info.context.load(journeys.journeys, user.subject_key, None))
+
+    @strawberry.field(description="Events of the last days by category: one user's, or everybody's for an admin.")
+    async def event_counts(
+        self,
+        info: Info,
+        user_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(description="Of this user, in local days; without it of everybody, in UTC days."),
+        ] = strawberry.UNSET,
+        days: Days = 30,
+    ) -> list[CategoryCount] | None:
+        info.context.require(*ASKERS)
+        wanted = given(user_id)
+        if wanted is not None:
+            user = await _visible_user(info, wanted)
+            return category_counts(await info.context.load(event_counts, user.subject_key, check_days(days)))
+        return category_counts(await events.event_counts_of_all(info.context, check_days(days)))
+
+    @strawberry.field(description="Everybody's events, newest first; for admins.")
+    async def activity_events(
+        self,
+        info: Info,
+        containing: Annotated[
+            JSON | None, strawberry.argument(description="Only events whose payload holds this object.")
+        ] = strawberry.UNSET,
+        types: Types = strawberry.UNSET,
+        from_: Since = strawberry.UNSET,
+        to: Until = strawberry.UNSET,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[ActivityEvent] | None:
+        wanted = asked(events.OF_ALL, first, after, last, before)
+        found = await events.activity_events(info.context, wanted, event_filter(types, from_, to), given(containing))
+        return connection(found, ActivityEvent.of)
+
+
+@strawberry.type(description="What can be sent.")
+class Mutation:
+    """The contract's Mutation."""
+
+    @strawberry.mutation(description="Keep an event.")
+    async def track_event(self, info: Info, input: TrackEventInput) -> TrackEventsPayload:
+        return TrackEventsPayload.of(await track(info.context, [input.draft()]))
+
+    @strawberry.mutation(description="Keep 1 to 500 events; what is good is kept whatever stands beside it.")
+    async def track_events(self, info: Info, input: TrackEventsInput) -> TrackEventsPayload:
+        return TrackEventsPayload.of(await track(info.context, [event.draft() for event in input.events]))
+
+    @strawberry.mutation(description="Make users known, or change them; for a SERVICE and admins.")
+    async def upsert_users(self, info: Info, input: UpsertUsersInput) -> UpsertUsersPayload:
+        return UpsertUsersPayload.of(*await users.upsert(info.context, [user.draft() for user in input.users]))
+
+    @strawberry.mutation(description="Let a guardian see a child; for a SERVICE and admins.")
+    async def link_guardian(self, info: Info, input: LinkGuardianInput) -> GuardianshipPayload:
+        return GuardianshipPayload.of(
+            await guardianships.link(info.context, input.guardian_id, input.child_id, given(input.expires_at))
+        )
+
+    @strawberry.mutation(description="End what a guardian sees of a child, from the next request on.")
+    async def unlink_guardian(self, info: Info, input: UnlinkGuardianInput) -> GuardianshipPayload:
+        return GuardianshipPayload.of(await guardianships.unlink(info.context, input.guardian_id, input.child_id))
+
+
+async def _visible_user(info: Info, user_id: str) -> User:
+    info.context.require_token()
+    return User.of(await users.user(info.context, user_id))
+
+
+async def _nodes(info: Info, ids: Sequence[str]) -> list[Node | None]:
+    """Each kind's nodes in one statement, however many."""
+    return list(await asyncio.gather(*(_node(info, node_id) for node_id in ids)))
+
+
+async def _node(info: Info, node_id: str) -> Node | None:
+    kind, key = parsed_id(node_id) or ("", [])
+    if kind not in FETCHERS:
+        return None
+    parse, load, shape = FETCHERS[kind]
+    try:
+        row = await info.context.loader(load).load(tuple(part(text) for part, text in zip(parse, key, strict=True)))
+    except ValueError:
+        return None
+    return row and shape(info, row)
+
+
+FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, Any], Node]]] = {
+    "User": ((word,), users.users_by_key, lambda info, row: User.of(row)),
+    "ActivityEvent": ((UUID, UUID, moment), events.events_by_key, lambda info, row: ActivityEvent.of(row)),
+    "Session": ((UUID, moment, UUID), sessions.sessions_by_key, Session.of),
+    "Milestone": ((UUID, UUID, moment), journeys.milestones_by_key, lambda info, row: Milestone.of(row)),
+}
+
+
+class Schema(strawberry.Schema):
+    """The schema, which leaves it to the edge to log what went wrong: a user's error is none of ours."""
+
+    def process_errors(self, errors: Any, execution_context: Any = None) -> None:
+        """Say nothing: an error's text may hold what a client sent."""
+
+
+schema = Schema(
+    query=Query,
+    mutation=Mutation,
+    types=[User, ActivityEvent, Session, Milestone],
+    extensions=[lambda: ParserCache(maxsize=512), lambda: ValidationCache(maxsize=512)],
+    config=StrawberryConfig(scalar_map=SCALARS),
+)

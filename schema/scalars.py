@@ -1,0 +1,44 @@
+"""The scalars of the contract."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, NewType
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.types.scalar import ScalarDefinition
+
+BigInt = NewType("BigInt", int)
+LARGEST = 2**53
+
+
+def _moment(value: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment
+    except (ValueError, OverflowError):
+        moment = datetime.min
+    if moment.tzinfo is None:
+        raise GraphQLError(f"DateTime must be RFC 3339 with an offset, such as 2026-01-31T09:30:00Z, and is {value!r}")
+    return moment
+
+
+def _big_integer(value: object) -> BigInt:
+    if isinstance(value, bool) or not isinstance(value, int) or not -LARGEST <= value <= LARGEST:
+        raise GraphQLError(f"BigInt must be a whole number between -2^53 and 2^53, and is {value!r}")
+    return BigInt(value)
+
+
+SCALARS: dict[object, ScalarDefinition] = {
+    datetime: strawberry.scalar(
+        name="DateTime",
+        description="A moment by RFC 3339, always with an offset; answered in UTC.",
+        serialize=lambda moment: moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        parse_value=_moment,
+    ),
+    BigInt: strawberry.scalar(
+        name="BigInt",
+        description="A whole number that may be past 2^31, up to 2^53, as a JSON number.",
+        serialize=_big_integer,
+        parse_value=_big_integer,
+    ),
+}

@@ -1,0 +1,43 @@
+"""Sessions."""
+
+from datetime import datetime, timedelta
+
+import strawberry
+
+from resolvers.reader import AnyRow
+from schema.node import Info, Node, global_id
+
+MINUTE = timedelta(minutes=1)
+
+
+@strawberry.type(description="What a learner did on one device without a break of half an hour.")
+class Session(Node):
+    """The contract's Session."""
+
+    started_at: datetime = strawberry.field(description="Time of its first event.")
+    ended_at: datetime = strawberry.field(description="Time of its last activity.")
+    is_open: bool = strawberry.field(description="Whether it may still go on; its figures then count so far.")
+    duration_minutes: float = strawberry.field(description="From its first event to its last activity.")
+    page_views: int = strawberry.field(description="Page views in it.")
+    events: int = strawberry.field(description="All events in it.")
+    is_bounce: bool | None = strawberry.field(
+        description="Whether it had one page view and nothing else of note; null without a page view."
+    )
+    entry_path: str | None = strawberry.field(description="The path of its first page view.")
+    exit_path: str | None = strawberry.field(description="The path of its last page view.")
+
+    @classmethod
+    def of(cls, info: Info, row: AnyRow) -> "Session":
+        """The row in this shape, as of the request's time."""
+        return cls(
+            id=global_id("Session", row.subject_key, row.started_at, row.session_id),
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            is_open=info.context.now < row.open_until,
+            duration_minutes=(row.ended_at - row.started_at) / MINUTE,
+            page_views=row.page_views,
+            events=row.events,
+            is_bounce=row.is_bounce,
+            entry_path=row.entry_path,
+            exit_path=row.exit_path,
+        )

@@ -1,0 +1,141 @@
+"""People, and what hangs on a learner."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import strawberry
+
+from resolvers import engagement as engagements
+from resolvers import event as events
+from resolvers import guardianship as guardianships
+from resolvers import journey as journeys
+from resolvers import session as sessions
+from resolvers.event import EventFilter, EventsQuestion
+from resolvers.reader import AnyRow
+from schema.connection import After, Before, Connection, First, Last, asked, connection, given
+from schema.engagement import CategoryCount, Engagement, category_counts
+from schema.enums import Category, Role, UserRole
+from schema.event import ActivityEvent
+from schema.journey import LearningJourney
+from schema.node import Info, Node, global_id
+from schema.session import Session
+
+Days = Annotated[int, strawberry.argument(description="How many local days, today included: 1 to 365.")]
+Categories = Annotated[list[Category] | None, strawberry.argument(description="Only events of these categories.")]
+Types = Annotated[
+    list[str] | None, strawberry.argument(description="Only events of these types, such as quest_started.")
+]
+Since = Annotated[datetime | None, strawberry.argument(name="from", description="Only events at or after this time.")]
+Until = Annotated[datetime | None, strawberry.argument(name="to", description="Only events before this time.")]
+
+
+def event_filter(types: Types, since: Since, until: Until, categories: Categories = strawberry.UNSET) -> EventFilter:
+    """What a list of events is narrowed to by its arguments."""
+    wanted_types, wanted_categories = given(types), given(categories)
+    return EventFilter(
+        None if wanted_categories is None else tuple(wanted_categories),
+        None if wanted_types is None else tuple(wanted_types),
+        given(since),
+        given(until),
+    )
+
+
+@strawberry.type(description="Somebody named to a viewer who may not see more of them.")
+class Person:
+    """The contract's Person."""
+
+    user_id: strawberry.ID = strawberry.field(description="The platform's own id.")
+    role: UserRole = strawberry.field(description="The role that is kept for them.")
+    display_name: str | None = strawberry.field(description="What they are called.")
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "Person":
+        """The row in this shape."""
+        return cls(user_id=strawberry.ID(row.user_id), role=UserRole(row.role), display_name=row.display_name)
+
+
+@strawberry.type(description="A user whom the viewer may see.")
+class User(Node):
+    """The contract's User."""
+
+    subject_key: strawberry.Private[UUID]
+    user_id: strawberry.ID = strawberry.field(description="The platform's own id.")
+    role: UserRole = strawberry.field(description="The role that is kept for them.")
+    display_name: str | None = strawberry.field(description="What they are called.")
+    time_zone: str = strawberry.field(description="The IANA zone that their days are counted in; UTC until known.")
+    first_seen_at: datetime | None = strawberry.field(description="Time of their earliest event.")
+    last_seen_at: datetime | None = strawberry.field(description="Time of their latest event.")
+
+    @strawberry.field(description="Their figures over the last days.")
+    async def engagement(self, info: Info, days: Days = 30) -> Engagement:
+        length = engagements.check_days(days)
+        return Engagement.of(await info.context.load(engagements.engagements, self.subject_key, length))
+
+    @strawberry.field(description="What they have achieved so far.")
+    async def journey(self, info: Info) -> LearningJourney:
+        return LearningJourney.of(self.subject_key, await info.context.load(journeys.journeys, self.subject_key, None))
+
+    @strawberry.field(description="Their events, newest first.")
+    async def events(
+        self,
+        info: Info,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+        categories: Categories = strawberry.UNSET,
+        types: Types = strawberry.UNSET,
+        from_: Since = strawberry.UNSET,
+        to: Until = strawberry.UNSET,
+    ) -> Connection[ActivityEvent]:
+        question = EventsQuestion(
+            asked(events.OF_ONE, first, after, last, before), event_filter(types, from_, to, categories)
+        )
+        return connection(await info.context.load(events.events, self.subject_key, question), ActivityEvent.of)
+
+    @strawberry.field(description="Their sessions, newest first.")
+    async def sessions(
+        self,
+        info: Info,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[Session]:
+        wanted = asked(sessions.BY_START, first, after, last, before)
+        found = await info.context.load(sessions.sessions, self.subject_key, wanted)
+        return connection(found, lambda row: Session.of(info, row))
+
+    @strawberry.field(description="Their events of the last days by category, in the enum's order, none left out.")
+    async def event_counts(self, info: Info, days: Days = 30) -> list[CategoryCount]:
+        length = engagements.check_days(days)
+        return category_counts(await info.context.load(engagements.event_counts, self.subject_key, length))
+
+    @strawberry.field(description="Who may see them: for the user themself, their guardians and admins.")
+    async def guardians(self, info: Info) -> list[Person] | None:
+        rows = await info.context.load(guardianships.guardians, self.subject_key, None)
+        return [Person.of(row) for row in rows]
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "User":
+        """The row in this shape."""
+        return cls(
+            id=global_id("User", row.user_id),
+            subject_key=row.subject_key,
+            user_id=strawberry.ID(row.user_id),
+            role=UserRole(row.role),
+            display_name=row.display_name,
+            time_zone=row.time_zone,
+            first_seen_at=row.first_seen_at,
+            last_seen_at=row.last_seen_at,
+        )
+
+
+@strawberry.type(description="Whoever the request comes from.")
+class Viewer:
+    """The contract's Viewer."""
+
+    role: Role = strawberry.field(description="The role that they ask in; ANONYMOUS without a token.")
+    user: User | None = strawberry.field(description="They themselves, where they are a user.")
+    children: list[User] = strawberry.field(description="A parent's children, by user id.")

@@ -1,0 +1,42 @@
+"""What runs on this machine, read from /proc."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def command(pid: int) -> str:
+    """The command line of a process, empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def children(pid: int) -> dict[int, str]:
+    """The command lines of the processes that this one started and that still run."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(") ")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found[int(path.parent.name)] = command(int(path.parent.name))
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
+    """Raises AssertionError unless it becomes true in that time."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not become true"
+        time.sleep(0.02)

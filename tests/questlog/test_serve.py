@@ -1,0 +1,283 @@
+"""`questlog serve` runs a whole installation, starts again what dies, and says in one line why it cannot."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from questlog.embedded import EmbeddedServers
+from questlog.process import spawn
+from questlog.settings import PREFIX
+from tests.processes import children, runs, wait_until
+
+SECRET = "a secret of more than thirty-two characters"
+
+
+def environ(home: Path, **settings: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return inherited | {"QUESTLOG_HOME": str(home)} | settings
+
+
+def questlog(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "questlog", *arguments],
+        env=environ(home, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Installation:
+    """A `questlog serve` that is ready."""
+
+    def __init__(self, home: Path, *arguments: str, **settings: str) -> None:
+        self.home = home
+        self.output = home.with_name("output")
+        with self.output.open("wb") as output:
+            self.process = spawn(
+                [sys.executable, "-m", "questlog", "serve", "--port", "0", *arguments],
+                env=environ(home, **settings),
+                output=output,
+            )
+        wait_until(lambda: self.output.read_text().endswith("\n"), seconds=60)
+        self.ready = self.output.read_text()
+        self.url = next((word for word in self.ready.split() if word.startswith("http")), "")
+
+    def children(self, name: str) -> list[int]:
+        return [pid for pid, command in children(self.process.pid).items() if name in command]
+
+    def kill(self, name: str) -> list[int]:
+        """Kill what goes by that name, and wait until as many run again."""
+        killed = self.children(name)
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(self.children(name)) - set(killed)) == len(killed))
+        return killed
+
+    def token(self, role: str, user: str) -> str:
+        return questlog(self.home, "token", "--role", role, "--user", user).stdout.strip()
+
+    def ask(self, query: str, token: str | None = None) -> object:
+        answer = httpx.post(
+            self.url,
+            json={"query": query},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            trust_env=False,
+            timeout=10,
+        )
+        return answer.json()
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(self.url.replace("/graphql", "/readyz"), trust_env=False, timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    def end(self, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """The exit status, and everything printed since it was ready."""
+        self.process.send_signal(by)
+        return self.process.wait(60), self.output.read_text().removeprefix(self.ready)
+
+
+@contextmanager
+def serving(home: Path, *arguments: str, **settings: str) -> Iterator[Installation]:
+    installation = Installation(home, *arguments, **settings)
+    try:
+        yield installation
+    finally:
+        if installation.process.poll() is None:
+            installation.process.terminate()
+            installation.process.wait(60)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    yield home
+    shutil.rmtree((home / "servers").resolve(), ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    home = tmp_path_factory.mktemp("serve") / "home"
+    with serving(home) as installation:
+        yield installation
+    shutil.rmtree((home / "servers").resolve(), ignore_errors=True)
+
+
+def test_ready_is_one_line_with_the_address(shared: Installation) -> None:
+    assert shared.ready == f"Questlog is ready at {shared.url} (Ctrl-C to stop)\n"
+    assert shared.ask("{ viewer { role } }") == {"data": {"viewer": {"role": "ANONYMOUS"}}}
+
+
+def test_token_signs_what_serve_accepts(shared: Installation) -> None:
+    token = shared.token("parent", "p1")
+    assert shared.ask("{ viewer { role } }", token) == {"data": {"viewer": {"role": "PARENT"}}}
+
+
+def test_a_second_serve_on_the_same_home_is_refused(shared: Installation) -> None:
+    refused = questlog(shared.home, "serve", "--port", "0")
+    assert_one_line(refused, f"Questlog already runs on {shared.home}")
+
+
+def test_no_secret_stands_on_a_command_line(shared: Installation) -> None:
+    secret = (shared.home / "jwt-secret").read_text()
+    lines = list(children(shared.process.pid).values())
+    assert len(lines) == 4
+    assert not [line for line in lines if secret in line or "postgresql://" in line or "unix://" in line]
+
+
+@pytest.mark.parametrize("name", ["questlog.asgi", "questlog work", "postgres", "valkey-server"])
+def test_what_is_killed_runs_again(shared: Installation, name: str) -> None:
+    shared.kill(name)
+    wait_until(shared.answers)
+    assert shared.ask("{ viewer { role } }") == {"data": {"viewer": {"role": "ANONYMOUS"}}}
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_everything_cleanly(home: Path, by: signal.Signals) -> None:
+    with serving(home) as installation:
+        pids = list(children(installation.process.pid))
+        assert installation.end(by) == (0, "")
+        assert not any(runs(pid) for pid in pids)
+        assert not (home / "servers" / "run").exists()
+
+
+def test_the_next_start_finds_everything_again(home: Path) -> None:
+    people = 'mutation { upsertUsers(input: {users: [{userId: "s1", role: STUDENT}]}) { users { userId } } }'
+    with serving(home) as installation:
+        token = installation.token("admin", "a1")
+        installation.ask(people, token)
+        installation.end()
+    with serving(home) as installation:
+        assert installation.ask('{ user(userId: "s1") { userId } }', token) == {"data": {"user": {"userId": "s1"}}}
+
+
+def test_everything_ends_with_a_killed_supervisor(home: Path) -> None:
+    with serving(home) as installation:
+        pids = list(children(installation.process.pid))
+        installation.process.kill()
+        wait_until(lambda: not any(runs(pid) for pid in pids))
+    with serving(home) as installation:
+        assert installation.answers()
+
+
+def test_several_processes_share_one_address(home: Path) -> None:
+    with serving(home, "--workers", "2", "--no-worker") as installation:
+        first, second = installation.children("questlog.asgi")
+        assert not installation.children("questlog work")
+        for pid in (first, second):
+            os.kill(pid, signal.SIGSTOP)
+            assert installation.answers()
+            os.kill(pid, signal.SIGCONT)
+        assert installation.end() == (0, "")
+
+
+async def test_servers_named_by_settings_are_used(home: Path, tmp_path: Path) -> None:
+    async with EmbeddedServers(home) as servers:
+        named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+        with serving(tmp_path / "other", **named) as installation:
+            assert installation.answers()
+            assert len(children(installation.process.pid)) == 2
+            assert installation.end() == (0, "")
+
+
+async def test_a_worker_alone_ends_cleanly(home: Path) -> None:
+    async with EmbeddedServers(home) as servers:
+        named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+        assert questlog(home, "migrate", **named).returncode == 0
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "questlog", "work"],
+            env=environ(home, **named),
+            stderr=subprocess.PIPE,
+        )
+        valkey = servers.valkey.process
+        assert valkey
+        wait_until(lambda: connections(servers) > 0)
+        worker.terminate()
+        _, said = worker.communicate(timeout=30)
+        assert (worker.returncode, said) == (0, b"")
+
+
+def connections(servers: EmbeddedServers) -> int:
+    """How many sockets are connected to Valkey."""
+    sockets = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(str(servers.valkey.socket)) and line.split()[5] == "03" for line in sockets)
+
+
+def test_migrate_runs_on_the_embedded_servers_too(home: Path) -> None:
+    assert questlog(home, "migrate").returncode == 0
+    assert questlog(home, "migrate", "base").returncode == 0
+    assert_one_line(questlog(home, "migrate", "nowhere"), "there is no going to nowhere")
+
+
+def test_a_taken_port_is_said_in_one_line(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_one_line(questlog(home, "serve", "--port", port), f"port {port} of 127.0.0.1 is taken: choose another")
+
+
+NOWHERE = {
+    "QUESTLOG_DATABASE_URL": "postgresql://owner:pass@127.0.0.1:1/questlog",
+    "QUESTLOG_REDIS_URL": "redis://127.0.0.1:1",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "says"),
+    [
+        (["serve"], {"QUESTLOG_DATABASE_URL": NOWHERE["QUESTLOG_DATABASE_URL"]}, "set both QUESTLOG_DATABASE_URL and"),
+        (["serve"], NOWHERE, "Valkey at 127.0.0.1:1 cannot be reached"),
+        (["work"], NOWHERE, "PostgreSQL at 127.0.0.1:1/questlog cannot be reached"),
+        (["migrate"], NOWHERE, "PostgreSQL at 127.0.0.1:1/questlog cannot be reached"),
+        (["work"], {}, "a worker alone needs QUESTLOG_DATABASE_URL"),
+        (["serve"], {"QUESTLOG_JWT_SECRET": "short"}, "QUESTLOG_JWT_SECRET: "),
+        (["serve"], {"QUESTLOG_JWKS_URL": "ftp://auth.example"}, "QUESTLOG_JWKS_URL must begin with https://"),
+        (["serve"], {"QUESTLOG_ENVIRONMENT": "production"}, "production needs QUESTLOG_JWT_SECRET"),
+        (["serve", "--host", "192.0.2.1"], {}, "development does not listen on 192.0.2.1"),
+        (["serve", "--host", "203.0.113.1"], {"QUESTLOG_ENVIRONMENT": "production"}, "203.0.113.1 port 0 cannot be"),
+        (["serve"], {"QUESTLOG_HOME": "/proc/nowhere"}, "/proc/nowhere"),
+        (["token", "--role", "admin", "--user", "a1"], {}, "run `questlog serve`"),
+        (
+            ["token", "--role", "admin", "--user", "a1"],
+            {"QUESTLOG_JWKS_URL": "https://auth.example"},
+            "QUESTLOG_JWKS_URL is set: tokens come from whoever holds its keys",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    home: Path, arguments: list[str], settings: dict[str, str], says: str
+) -> None:
+    port = ["--port", "0"] if arguments[0] == "serve" else []
+    assert_one_line(questlog(home, *arguments, *port, **settings), says)
+
+
+async def test_a_wrong_password_is_said_in_one_line(home: Path, tmp_path: Path) -> None:
+    async with EmbeddedServers(home) as servers:
+        right = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+        for setting, secret, says in (
+            ("QUESTLOG_DATABASE_URL", servers.postgres.owner_password, "refuses the login: check user and password in"),
+            ("QUESTLOG_REDIS_URL", servers.valkey.password, "refuses the password: check QUESTLOG_REDIS_URL"),
+        ):
+            wrong = right | {setting: right[setting].replace(secret, "guess")}
+            assert_one_line(questlog(tmp_path / "other", "serve", "--port", "0", **wrong), says)
+
+
+def assert_one_line(refused: subprocess.CompletedProcess[str], says: str) -> None:
+    assert refused.returncode not in (0, None)
+    assert says in refused.stderr
+    assert refused.stderr.startswith("questlog: ")
+    assert refused.stderr.count("\n") == 1
+    assert refused.stdout == ""

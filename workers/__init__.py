@@ -1,0 +1,1 @@
+"""Verbs: what happens after an event is taken."""

@@ -1,0 +1,60 @@
+"""Storing a batch of events: one transaction, which may run any number of times and changes nothing after the first."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.error import insert_errors
+from models.event import TrackedEvent, insert_events
+from models.horizon import horizon, is_sealed
+from models.rollup import mark_dirty
+from models.taxonomy import Category
+from models.user import Arrival, Subject, make_known, subjects_of
+
+
+class Stored(NamedTuple):
+    """What became of a batch: events kept now, there already, and no longer to be kept."""
+
+    stored: int
+    duplicate: int
+    withdrawn: int
+
+
+async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, anonymize_after_days: int) -> Stored:
+    """Keep the batch in the connection's transaction, and mark what has to be derived from it.
+
+    Withdrawn are events whose day was sealed, or whose person went, while they waited.
+    """
+    await make_known(
+        connection, [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.role]
+    )
+    subjects = await subjects_of(connection, sorted({event.user_id for event in batch}))
+    sealed_before = horizon(datetime.now(UTC), anonymize_after_days)
+    keep = [
+        (subjects[event.user_id].key, event)
+        for event in batch
+        if event.user_id in subjects and not _sealed(event, subjects[event.user_id], sealed_before)
+    ]
+    if not keep:
+        return Stored(0, 0, len(batch))
+    inserted = await insert_events(connection, keep)
+    new = [(key, event) for key, event in keep if (key, event.event_id, event.occurred_at) in inserted]
+    await insert_errors(connection, [(key, event) for key, event in new if event.event_category == Category.ERROR])
+    await mark_dirty(connection, _spans(new))
+    return Stored(len(inserted), len(keep) - len(inserted), len(batch) - len(keep))
+
+
+def _sealed(event: TrackedEvent, subject: Subject, sealed_before: datetime) -> bool:
+    return is_sealed(event.occurred_at, ZoneInfo(subject.time_zone), sealed_before)
+
+
+def _spans(events: Sequence[tuple[UUID, TrackedEvent]]) -> list[tuple[UUID, datetime, datetime]]:
+    spans: dict[UUID, tuple[datetime, datetime]] = {}
+    for key, event in events:
+        first, last = spans.get(key, (event.occurred_at, event.occurred_at))
+        spans[key] = min(first, event.occurred_at), max(last, event.occurred_at)
+    return [(key, first, last) for key, (first, last) in spans.items()]
