@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> Starlette:
         )
         yield
         await api.intake.close()
-        await queue.aclose()
+        await queue.aclose(close_connection_pool=True)
         await api.databases.dispose()
 
     return Starlette(

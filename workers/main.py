@@ -31,7 +31,9 @@ WEEKS_AHEAD = timedelta(weeks=4)
 BATCHES_AT_ONCE = 2
 
 
-def create_worker(database_url: str, redis_url: str, *, anonymize_after_days: int) -> Worker:
+def create_worker(
+    database_url: str, redis_url: str, *, anonymize_after_days: int, handle_signals: bool = True
+) -> Worker:
     """A worker that stores and derives by the worker's login until it gets SIGTERM or SIGINT, and then finishes what
     it has begun. To be made where the event loop runs."""
     # arq names each job's arguments at INFO, and ours are what people did.
@@ -47,6 +49,7 @@ def create_worker(database_url: str, redis_url: str, *, anonymize_after_days: in
         job_deserializer=msgspec.msgpack.decode,
         poll_delay=0.05,
         max_jobs=BATCHES_AT_ONCE + 2,
+        handle_signals=handle_signals,
         job_completion_wait=SECONDS_TO_FINISH,
         keep_result=0,
         timezone=UTC,

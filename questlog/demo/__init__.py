@@ -23,7 +23,7 @@ async def run(settings: Settings, *, host: str, port: int) -> None:
 
     Raises DemoError where the course cannot be brought in.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     async with Supervisor(settings, host=host, port=port) as running:
         course = Course.read(last_day(running.settings.home))
         report.introduce(course, console)
@@ -49,6 +49,7 @@ async def bring_in(course: Course, url: str, settings: Settings, console: Consol
 def last_day(home: Path) -> date:
     """The day on which the course ends: yesterday, in UTC, when it was first brought into this home."""
     marker = home / MARKER
-    if not marker.exists():
+    if not marker.exists() or not marker.read_text():
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         marker.write_text((datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     return date.fromisoformat(marker.read_text())

@@ -17,16 +17,17 @@ from questlog.settings import Settings
 from questlog.signin import sign_token
 
 INTRODUCTION = """
-A real course: AAA 2013J of the Open University Learning Analytics Dataset
-(Kuzilek, Hlosta, Zdrahal 2017, Scientific Data 4:170171, CC BY 4.0), from {first_day} to {last_day}.
-Learners, visits, submissions and scores are real. The dataset tells no hours: these are made up, always
-the same, as are the parents. A submission is a quest, its score XP, its kind a pillar.
+A real course: AAA 2013J of the Open University Learning Analytics Dataset (Kuzilek,
+Hlosta, Zdrahal 2017, Scientific Data 4:170171, CC BY 4.0), as if from {first_day} to {last_day}.
+Learners, visits, submissions and scores are real. The dataset knows days but no hours:
+these are made up from a fixed seed, as are the browsers and the parents. A submission is
+a quest, marked the same evening: its score is the XP, its kind the pillar.
 """
 QUESTION = """\
 {{
   user(userId: "{child}") {{
     userId
-    engagement(days: 30) {{ activeDays visitDays sessions timeOnPlatformHours questsCompleted currentStreak }}
+    engagement(days: 30) {{ activeDays visitDays sessions medianSessionMinutes questsCompleted }}
     journey {{
       totalXp
       favoritePillar
@@ -94,7 +95,7 @@ async def show_family(course: Course, url: str, settings: Settings, console: Con
     await show_answer(question, url, tokens[stranger], console)
     console.print("\nTokens for 24 hours, as Authorization: Bearer …")
     for user_id, token in tokens.items():
-        console.print(f"{user_id}\n{token}", soft_wrap=True)
+        console.print(f"{user_id}\n{token}")
     console.print(f"\nServing {url} until Ctrl-C.")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import asyncpg
 import pytest
 
 from questlog import private
+from questlog.embedded import EmbeddedServers
 from questlog.process import end, spawn
 from tests.processes import wait_until
 
@@ -91,3 +93,20 @@ async def test_migrations_go_forward_and_back(database_url: str) -> None:
     assert await tables(database_url) == []
     migrate(database_url, "head")
     assert await tables(database_url) == whole
+
+
+async def test_a_whole_course_is_stored_and_derived(database_url: str, tmp_path: Path) -> None:
+    async with EmbeddedServers(tmp_path / "home") as servers:
+        settings = {
+            "QUESTLOG_HOME": str(servers.home),
+            "QUESTLOG_DATABASE_URL": database_url,
+            "QUESTLOG_REDIS_URL": servers.redis_url,
+        }
+        command = [sys.executable, "-m", "questlog", "demo", "--port", "0"]
+        with subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.PIPE, text=True) as demo:
+            assert demo.stdout
+            printed = list(takewhile(lambda line: not line.startswith("Serving http://"), demo.stdout))
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(60) == 0
+    shutil.rmtree((servers.home / "servers").resolve())
+    assert "They agree.\n" in printed

@@ -1,17 +1,37 @@
 """The demo: its files hold what the dataset holds, its events what the files hold, and the platform what was sent."""
 
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time as clock
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from random import Random
 from zoneinfo import ZoneInfo
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from models.viewer import Role
+from questlog.demo.api import Api, connect
 from questlog.demo.course import Course, Figures
 from questlog.demo.diary import events
+from questlog.demo.figures import all_derived, derived
+from questlog.demo.sending import send, send_events
+from questlog.process import spawn
+from questlog.settings import PREFIX, Settings
+from questlog.signin import sign_token
+from questlog.supervisor import Supervisor
+from tests.platform import Platform
+from tests.processes import wait_until
 
 OULAD = Path(__file__).parents[3] / "shared" / "data" / "oulad"
 LAST_DAY = date(2026, 11, 22)
@@ -44,9 +64,10 @@ def test_no_two_events_share_an_id_within_or_across_last_days(course: Course) ->
 
 
 def test_learners_come_between_seven_and_ten_and_marking_follows_until_midnight(course: Course) -> None:
+    first_day = course.first_day
     for event in events(course):
         at = datetime.fromisoformat(event["occurredAt"]).astimezone(LONDON)
-        assert course.first_day <= at.date() <= LAST_DAY
+        assert first_day <= at.date() <= LAST_DAY
         if "questCompleted" in event["event"]:
             assert at.time() >= time(22)
             assert "deviceId" not in event
@@ -78,6 +99,112 @@ def test_some_parent_has_two_children_and_no_child_two_parents(course: Course) -
     children = Counter(child.user_id for pair in course.families.values() for child in pair)
     assert set(map(len, course.families.values())) == {2}
     assert set(children.values()) == {1}
+
+
+async def test_what_is_derived_agrees_however_often_and_in_whatever_order_it_is_sent(platform: Platform) -> None:
+    course = Course(yesterday(), Course.read(yesterday()).learners[:30])
+    kept: list[int] = []
+    async with asked(platform, Role.SERVICE) as service, asked(platform, Role.ADMIN) as admin:
+        await send(course, service, kept=kept.append)
+        assert sum(kept) == course.figures.events
+        assert await all_derived(course, admin) == course.figures
+
+        again = [*events(course), *events(course)]
+        Random(1).shuffle(again)
+        await send_events(again, service, kept=kept.append)
+        await platform.settle()
+        assert sum(kept) == 3 * course.figures.events
+        assert await derived(course, admin) == course.figures
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_a_killed_worker_and_a_new_start_change_no_figure(home: Path) -> None:
+    course = Course.read(yesterday())
+    kept: list[int] = []
+    async with Supervisor(Settings(home=home), port=0) as running:
+        assert running.worker
+        first = running.worker.process
+        assert first
+
+        def kill_in_the_middle(count: int) -> None:
+            kept.append(count)
+            if sum(kept) > course.figures.events / 2:
+                first.kill()
+
+        async with supervised(running, Role.SERVICE) as service, supervised(running, Role.ADMIN) as admin:
+            await send(course, service, kept=kill_in_the_middle)
+            assert await all_derived(course, admin) == course.figures
+        assert first.returncode == -signal.SIGKILL
+        assert running.worker.process is not first
+
+    async with Supervisor(Settings(home=home), port=0) as running, supervised(running, Role.ADMIN) as admin:
+        assert await derived(course, admin) == course.figures
+        await asyncio.sleep(3)
+        assert await derived(course, admin) == course.figures
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_command_answers_within_ninety_seconds_and_again_within_fifteen(home: Path) -> None:
+    first, seconds = demonstrated(home)
+    assert seconds < 90
+    assert "78,478 events were sent, and 78,478 kept." in first
+    assert "They agree." in first
+    assert '"totalXp": 163' in first
+    assert '"code": "NOT_FOUND"' in first
+
+    second, seconds = demonstrated(home)
+    assert seconds < 15
+    assert "were sent" not in second
+    assert "They agree." in second
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    yield home
+    shutil.rmtree((home / "servers").resolve(), ignore_errors=True)
+
+
+def demonstrated(home: Path) -> tuple[str, float]:
+    """What `questlog demo` prints until it serves, and how many seconds that takes; then it is interrupted."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    printed = home.with_name("printed")
+    began = clock.monotonic()
+    with printed.open("wb") as output:
+        command = [sys.executable, "-m", "questlog", "demo", "--port", "0"]
+        process = spawn(command, env=environ | {"QUESTLOG_HOME": str(home)}, output=output)
+    try:
+        wait_until(lambda: "until Ctrl-C" in printed.read_text() or process.poll() is not None, seconds=120)
+        seconds = clock.monotonic() - began
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, printed.read_text()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+    return printed.read_text(), seconds
+
+
+def yesterday() -> date:
+    """The day on which the demo's course ends."""
+    return datetime.now(UTC).date() - timedelta(days=1)
+
+
+@asynccontextmanager
+async def asked(platform: Platform, role: Role) -> AsyncIterator[Api]:
+    """The platform's API, asked in that role."""
+    headers = {"Authorization": f"Bearer {platform.token(role, 'demo')}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=platform.app), headers=headers) as http:
+        yield Api(http, "http://questlog/graphql")
+
+
+@asynccontextmanager
+async def supervised(running: Supervisor, role: Role) -> AsyncIterator[Api]:
+    """The running installation's API, asked in that role."""
+    async with connect(running.url, sign_token(running.settings, user_id="demo", role=role)) as api:
+        yield api
 
 
 def counted_in_the_events(course: Course) -> Figures:

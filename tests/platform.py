@@ -1,0 +1,168 @@
+"""A whole installation for tests: the real API in this process, a real arq worker, real PostgreSQL and Valkey."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+
+from models.base import connect
+from models.rollup import DirtySpan
+from models.viewer import Role
+from questlog.app import create_app
+from questlog.database import Logins, logins, migrate
+from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings
+from questlog.signin import sign_token
+from workers.intake import open_queue
+from workers.main import create_worker
+from workers.rollup import roll_up
+
+SECRET = "a secret of the tests, and of nobody else's"
+TRACK = """
+mutation ($events: [TrackEventInput!]!) {
+  trackEvents(input: {events: $events}) {
+    accepted rejected receivedAt userErrors { index eventId field code message }
+  }
+}
+"""
+UPSERT = """
+mutation ($users: [UserInput!]!) {
+  upsertUsers(input: {users: $users}) { users { userId role displayName } userErrors { field code message } }
+}
+"""
+LINK = """
+mutation ($guardianId: ID!, $childId: ID!, $expiresAt: DateTime) {
+  linkGuardian(input: {guardianId: $guardianId, childId: $childId, expiresAt: $expiresAt}) {
+    guardian { userId } child { userId } userErrors { field code message }
+  }
+}
+"""
+
+Answer = dict[str, Any]
+Asker = tuple[Role, str] | None
+SERVICE: Asker = (Role.SERVICE, "the platform")
+
+
+@dataclass
+class Platform:
+    """What tests do to an installation. `asker` is a role and a user id, None without a token."""
+
+    settings: Settings
+    logins: Logins
+    superuser: AsyncEngine
+    worker_engine: AsyncEngine
+    client: httpx.AsyncClient
+    app: Starlette
+
+    def token(self, role: Role, user_id: str, hours: float = 1) -> str:
+        """A good token."""
+        return sign_token(self.settings, user_id=user_id, role=role, hours=hours)
+
+    async def ask(self, query: str, asker: Asker = None, **variables: Any) -> Answer:
+        """The whole answer to a GraphQL request."""
+        headers = {"Authorization": f"Bearer {self.token(*asker)}"} if asker else {}
+        body = {"query": query, "variables": variables}
+        answer: Answer = (await self.client.post("/graphql", json=body, headers=headers)).json()
+        return answer
+
+    async def data(self, query: str, asker: Asker = None, **variables: Any) -> Any:
+        """The data of an answer that has no errors."""
+        answer = await self.ask(query, asker, **variables)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    async def upsert(self, *users: Answer) -> None:
+        """Make users known: UserInput objects, all of which must be taken."""
+        answer = await self.data(UPSERT, SERVICE, users=users)
+        assert not answer["upsertUsers"]["userErrors"]
+
+    async def link(self, guardian_id: str, child_id: str, expires_at: datetime | None = None) -> None:
+        """Link a guardian with a child."""
+        until = expires_at and expires_at.isoformat()
+        answer = await self.data(LINK, SERVICE, guardianId=guardian_id, childId=child_id, expiresAt=until)
+        assert not answer["linkGuardian"]["userErrors"]
+
+    async def track(self, events: Sequence[Answer], asker: Asker = SERVICE) -> Answer:
+        """Send TrackEventInput objects; the payload, whatever was refused."""
+        payload: Answer = (await self.data(TRACK, asker, events=events))["trackEvents"]
+        return payload
+
+    async def settle(self) -> None:
+        """Return once everything that was acknowledged is stored, and everything stored is derived."""
+        queue = await open_queue(self.settings.redis_url or "")
+        try:
+            while any(not job.startswith(b"cron:") for job in await queue.zrange("arq:queue", 0, -1)):
+                await asyncio.sleep(0.01)
+        finally:
+            await queue.aclose(close_connection_pool=True)
+        while await self.dirty():
+            async with self.worker_engine.begin() as connection:
+                await roll_up(
+                    connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days
+                )
+
+    async def dirty(self) -> int:
+        """How many spans wait for a roll-up."""
+        async with self.worker_engine.connect() as connection:
+            return await connection.scalar(select(func.count()).select_from(DirtySpan)) or 0
+
+
+async def prepare_template(servers: EmbeddedServers) -> None:
+    """Migrate the servers' own database, of which every platform gets a copy."""
+    await migrate(logins(Settings(database_url=servers.database_url)))
+
+
+@asynccontextmanager
+async def new_platform(servers: EmbeddedServers, home: Path, **settings: Any) -> AsyncIterator[Platform]:
+    """An installation with an empty database and queue of its own; no other may run on these servers beside it."""
+    database = f"t{uuid4().hex}"
+    maintenance = connect(_in_database(servers.superuser_url, "postgres"), pool_size=1)
+    autocommit = maintenance.execution_options(isolation_level="AUTOCOMMIT")
+    async with autocommit.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {database} TEMPLATE questlog OWNER questlog"))
+    owner_url = _in_database(servers.database_url, database)
+    configured = Settings(home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **settings)
+    queue = await open_queue(servers.redis_url)
+    await queue.flushdb()
+    await queue.aclose(close_connection_pool=True)
+    urls = logins(configured)
+    app = create_app(configured)
+    platform = Platform(
+        configured,
+        urls,
+        connect(_in_database(servers.superuser_url, database), pool_size=2),
+        connect(urls.worker, pool_size=2),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://questlog"),
+        app,
+    )
+    worker = create_worker(
+        urls.worker, servers.redis_url, anonymize_after_days=configured.anonymize_after_days, handle_signals=False
+    )
+    async with app.router.lifespan_context(app):
+        working = asyncio.create_task(worker.async_run())
+        try:
+            yield platform
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await worker.close()
+            await platform.client.aclose()
+            await platform.superuser.dispose()
+            await platform.worker_engine.dispose()
+    async with autocommit.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {database} WITH (FORCE)"))
+    await maintenance.dispose()
+
+
+def _in_database(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
