@@ -87,9 +87,11 @@ _FIELDS = [column.key for column in _COLUMNS[1:-1]]
 
 async def insert_events(connection: AsyncConnection, events: Iterable[tuple[UUID, TrackedEvent]]) -> set[EventKey]:
     """Keep the events under these subject keys, and say which were new. Of two that are the same, the first stays."""
+    # One order for everybody: two batches that share events never wait for each other in a circle.
+    ordered = sorted(events, key=lambda each: (each[0], each[1].event_id, each[1].occurred_at))
     rows = unnest(
         _COLUMNS,
-        [(subject, *(getattr(event, field) for field in _FIELDS), event.data) for subject, event in events],
+        [(subject, *(getattr(event, field) for field in _FIELDS), event.data) for subject, event in ordered],
     )
     inserted = await connection.execute(
         insert(UserActivityEvent)

@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import fsum
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -27,6 +28,8 @@ class UserSession(Base):
     session_id: Mapped[UUID] = mapped_column(primary_key=True)
     ended_at: Mapped[datetime]
     open_until: Mapped[datetime]
+    first_event_id: Mapped[UUID]
+    last_event_id: Mapped[UUID]
     device_id: Mapped[UUID | None]
     page_views: Mapped[int]
     events: Mapped[int]
@@ -64,15 +67,15 @@ def order(event: StoredEvent) -> tuple[datetime, bool, UUID]:
 
 @dataclass
 class Session:
-    """A session while it is being found."""
+    """A session while it is being found: from the event that opened it to its last one that is not passive."""
 
     first: StoredEvent
-    ended_at: datetime
+    last: StoredEvent
     open_until: datetime
     page_views: int = 0
     events: int = 0
     interactive: int = 0
-    visible_seconds: float = 0.0
+    visible_seconds: list[float] = field(default_factory=list)
     entry_path: str | None = None
     exit_path: str | None = None
 
@@ -82,23 +85,29 @@ class Session:
         return self.first.occurred_at
 
     @property
+    def ended_at(self) -> datetime:
+        """Time of its last event that is not passive."""
+        return self.last.occurred_at
+
+    @property
     def is_bounce(self) -> bool | None:
         """Neither a second page view, nor an interactive event, nor ten visible seconds; None without a page view."""
         if not self.page_views:
             return None
-        return self.page_views == 1 and not self.interactive and self.visible_seconds < ENGAGED_SECONDS
+        return self.page_views == 1 and not self.interactive and fsum(self.visible_seconds) < ENGAGED_SECONDS
 
-    def reach(self, at: datetime) -> None:
+    def take(self, event: StoredEvent) -> None:
         """Something was done: it lasts to here, and stays open for a break more unless it grows too long."""
-        self.ended_at = at
-        self.open_until = min(at + BREAK, self.started_at + LONGEST)
+        self.last = event
+        self.open_until = min(event.occurred_at + BREAK, self.started_at + LONGEST)
+        self.count(event)
 
     def count(self, event: StoredEvent) -> None:
         """Take the event, which belongs to it, into its figures."""
         self.events += 1
         self.interactive += event.kind.interactive
         if event.kind is PageExit:
-            self.visible_seconds += event.data["visibleSeconds"]
+            self.visible_seconds.append(event.data["visibleSeconds"])
         if event.kind is PageView:
             if not self.page_views:
                 self.entry_path = event.page_path
@@ -129,25 +138,26 @@ def _of_device(events: Sequence[StoredEvent]) -> list[Session]:
             current = None
         kind = event.kind
         if not kind.passive:
-            if current:
-                current.reach(event.occurred_at)
-            elif kind.opens_session:
-                current = Session(event, event.occurred_at, event.occurred_at + BREAK)
+            if current is None and kind.opens_session:
+                current = Session(event, event, event.occurred_at)
                 sessions.append(current)
+            if current:
+                current.take(event)
         if current and kind.ends_session:
             current.open_until = event.occurred_at
             current = None
-    _count(events, sessions)
+    _count_passive(events, sessions)
     return sessions
 
 
-def _count(events: Sequence[StoredEvent], sessions: Sequence[Session]) -> None:
+def _count_passive(events: Sequence[StoredEvent], sessions: Sequence[Session]) -> None:
+    """Those between start and end belong, both included: two sessions of a device never touch."""
     upcoming = iter(sessions)
     current = next(upcoming, None)
     for event in events:
         while current and event.occurred_at > current.ended_at:
             current = next(upcoming, None)
-        if current and event.occurred_at >= current.started_at:
+        if current and event.kind.passive and event.occurred_at >= current.started_at:
             current.count(event)
 
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from models.engagement import CATEGORIES, DailyEventCount
 from models.event import UserActivityEvent
 from models.session import LONGEST, UserSession
-from models.taxonomy import PERSON, event_type, marked
+from models.taxonomy import EVENT_TYPES, PERSON, Logout, event_type, marked
 from models.viewer import Role, visible_to
 from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
 from resolvers.request import Request
@@ -21,6 +21,7 @@ OF_ONE = Order("events", (UserActivityEvent.occurred_at, UserActivityEvent.event
 OF_ALL = Order(
     "activityEvents", (UserActivityEvent.occurred_at, UserActivityEvent.event_id, UserActivityEvent.subject_key)
 )
+PASSIVE = [name for name, kind in EVENT_TYPES.items() if kind.passive]
 KEY = (UserActivityEvent.subject_key, UserActivityEvent.event_id, UserActivityEvent.occurred_at)
 
 
@@ -57,25 +58,41 @@ class EventsQuestion:
 
 
 def _with_session(request: Request) -> Select[Any]:
-    """Events that the viewer may see, each with the session on its device that its time lies in."""
-    event = UserActivityEvent
+    """Events that the viewer may see, each with the session that it belongs to."""
+    event, candidate = UserActivityEvent, UserSession
     session = (
-        select(UserSession.session_id, UserSession.ended_at)
+        select(
+            candidate.session_id,
+            candidate.started_at,
+            candidate.ended_at,
+            candidate.first_event_id,
+            candidate.last_event_id,
+        )
         .where(
-            UserSession.subject_key == event.subject_key,
-            UserSession.device_id.is_not_distinct_from(event.device_id),
-            UserSession.started_at <= event.occurred_at,
-            UserSession.started_at > event.occurred_at - LONGEST,
+            candidate.subject_key == event.subject_key,
+            candidate.device_id.is_not_distinct_from(event.device_id),
+            candidate.started_at <= event.occurred_at,
+            candidate.started_at > event.occurred_at - LONGEST,
             ~and_(event.from_service, event.device_id.is_(None)),
         )
-        .order_by(UserSession.started_at.desc())
+        .order_by(candidate.started_at.desc())
         .limit(1)
         .lateral("session")
+    )
+    # Of events at the very moment of its first and last one, the order of events tells which belong.
+    ends = event.event_type == Logout.type_name()
+    belongs = and_(
+        event.occurred_at <= session.c.ended_at,
+        or_(
+            event.event_type.in_(PASSIVE),
+            and_(ends, event.event_id == session.c.last_event_id),
+            and_(~ends, or_(event.occurred_at > session.c.started_at, event.event_id >= session.c.first_event_id)),
+        ),
     )
     return (
         select(event.__table__, session.c.session_id)
         .select_from(event)
-        .outerjoin(session, session.c.ended_at >= event.occurred_at)
+        .outerjoin(session, belongs)
         .where(visible_to(request.viewer, event.subject_key))
     )
 

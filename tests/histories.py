@@ -15,6 +15,10 @@ from zoneinfo import ZoneInfo
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from models.event import TrackedEvent
+from models.taxonomy import EVENT_TYPES
+from models.text import page_path
+from models.user import UserRole
 from tests.recomputation import HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
 
 ZONES = (
@@ -248,3 +252,21 @@ def as_input(event: Event, user_id: str) -> dict[str, Any]:
         **({"deviceId": str(event.device_id)} if event.device_id else {}),
         **({"page": {"path": event.page_path}} if event.page_path else {}),
     }
+
+
+def as_tracked(event: Event, user_id: str, role: UserRole | None = None) -> TrackedEvent:
+    """The event as intake hands it to a worker, received as it happened."""
+    custom = event.type == "custom"
+    return TrackedEvent(
+        event_id=event.event_id,
+        occurred_at=event.occurred_at,
+        received_at=event.occurred_at,
+        event_type=event.data["name"] if custom else event.type,
+        event_category=EVENT_TYPES[event.type].category,
+        user_id=user_id,
+        role=role,
+        from_service=event.from_service,
+        data=event.data["data"] if custom else event.data,
+        device_id=event.device_id,
+        page_path=event.page_path and page_path(event.page_path),
+    )

@@ -107,9 +107,7 @@ class Platform:
             await queue.aclose(close_connection_pool=True)
         while await self.dirty():
             async with self.worker_engine.begin() as connection:
-                await roll_up(
-                    connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days
-                )
+                await roll_up(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
 
     async def dirty(self) -> int:
         """How many spans wait for a roll-up."""
@@ -125,6 +123,31 @@ async def prepare_template(servers: EmbeddedServers) -> None:
 @asynccontextmanager
 async def new_platform(servers: EmbeddedServers, home: Path, **settings: Any) -> AsyncIterator[Platform]:
     """An installation with an empty database and queue of its own; no other may run on these servers beside it."""
+    async with new_api(servers, home, **settings) as platform, working(platform):
+        yield platform
+
+
+@asynccontextmanager
+async def working(platform: Platform) -> AsyncIterator[None]:
+    """A worker beside the API."""
+    worker = create_worker(
+        platform.logins.worker,
+        platform.settings.redis_url or "",
+        anonymize_after_days=platform.settings.anonymize_after_days,
+        handle_signals=False,
+    )
+    running = asyncio.create_task(worker.async_run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await worker.close()
+
+
+@asynccontextmanager
+async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> AsyncIterator[Platform]:
+    """An installation without a worker: nothing is stored or derived but by the test."""
     database = f"t{uuid4().hex}"
     maintenance = connect(_in_database(servers.superuser_url, "postgres"), pool_size=1)
     autocommit = maintenance.execution_options(isolation_level="AUTOCOMMIT")
@@ -145,17 +168,10 @@ async def new_platform(servers: EmbeddedServers, home: Path, **settings: Any) ->
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://questlog"),
         app,
     )
-    worker = create_worker(
-        urls.worker, servers.redis_url, anonymize_after_days=configured.anonymize_after_days, handle_signals=False
-    )
     async with app.router.lifespan_context(app):
-        working = asyncio.create_task(worker.async_run())
         try:
             yield platform
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-            await worker.close()
             await platform.client.aclose()
             await platform.superuser.dispose()
             await platform.worker_engine.dispose()

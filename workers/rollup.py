@@ -187,6 +187,8 @@ def _session_row(subject_key: UUID, session: Session) -> Row:
         "started_at": session.started_at,
         "ended_at": session.ended_at,
         "open_until": session.open_until,
+        "first_event_id": session.first.event_id,
+        "last_event_id": session.last.event_id,
         "device_id": session.first.device_id,
         "page_views": session.page_views,
         "events": session.events,

@@ -73,6 +73,8 @@ CREATE TABLE user_sessions (
     started_at timestamptz NOT NULL,
     ended_at timestamptz NOT NULL,
     open_until timestamptz NOT NULL,
+    first_event_id uuid NOT NULL,
+    last_event_id uuid NOT NULL,
     device_id uuid,
     page_views integer NOT NULL,
     events integer NOT NULL,

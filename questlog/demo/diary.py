@@ -57,7 +57,7 @@ def steps_of(learner: Learner) -> dict[int, list[Event]]:
 
 def sittings(opening: datetime, steps: list[Event], random: Random) -> Iterator[list[tuple[datetime, Event]]]:
     """The day's steps with their times, in one to three sittings from opening to closing time."""
-    count = random.randint(1, 3)
+    count = random.randint(1, max(1, min(3, len(steps) // 3)))
     slot = OPEN_SECONDS / count
     for number in range(count):
         some = steps[number * len(steps) // count : (number + 1) * len(steps) // count]

@@ -83,5 +83,5 @@ def _socket_path(folder: Path) -> Path:
     sockets = folder / "run"
     longest = sockets / ".s.PGSQL.5432"
     if len(os.fsencode(longest)) > LONGEST_SOCKET_PATH or quote(str(longest)) != str(longest):
-        return Path(tempfile.mkdtemp(prefix="questlog-"), "run")
+        return Path(tempfile.gettempdir(), f"questlog-{secrets.token_hex(8)}")
     return sockets

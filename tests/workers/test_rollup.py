@@ -1,0 +1,355 @@
+"""Deriving: never stale, never waiting, and the same whatever came when."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import count, pairwise
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from models.event import insert_events
+from models.horizon import horizon
+from models.user import UserRole
+from resolvers.user import ZONES_APART
+from tests.histories import as_tracked, deliveries, histories
+from tests.platform import Platform
+from tests.recomputation import Event, History
+from tests.workers.storing import DAYS, NOW, Rows, Storing, visit
+from workers.rollup import roll_up
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+MONDAY = (NOW - timedelta(days=NOW.weekday() + 7)).replace(hour=0, minute=0, second=0)
+NUMBERS = count()
+some_examples = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+async def learner(storing: Storing, zone: str = "UTC") -> tuple[str, UUID]:
+    """Somebody new: their user id and key."""
+    name = f"learner {next(NUMBERS)}"
+    return name, await storing.know(name, zone)
+
+
+async def all_at_once(storing: Storing, key: UUID) -> Rows:
+    """The derived tables after everything was forgotten and derived again in one go."""
+    await storing.wipe(key)
+    await storing.rows(
+        "INSERT INTO dirty_spans SELECT subject_key, min(occurred_at), max(occurred_at)"
+        " FROM user_activity_events WHERE subject_key = :key GROUP BY 1",
+        key=key,
+    )
+    await storing.derive()
+    return await storing.derived(key)
+
+
+async def sessions(storing: Storing, key: UUID) -> list[tuple[datetime, datetime]]:
+    """Start and end of each session, oldest first."""
+    rows = await storing.rows(
+        "SELECT started_at, ended_at FROM user_sessions WHERE subject_key = :key ORDER BY 1", key=key
+    )
+    return [(start, end) for start, end in rows]
+
+
+async def send(storing: Storing, name: str, *batches: Sequence[Event]) -> None:
+    """Store each batch, and derive after each."""
+    for batch in batches:
+        await storing.store([as_tracked(event, name) for event in batch])
+        await storing.derive()
+
+
+# ------------------------------------------------------------------------------------------ in any order
+
+
+@some_examples
+@given(data=st.data())
+async def test_whatever_comes_when_the_figures_are_those_of_deriving_all_at_once(
+    storing: Storing, data: st.DataObject
+) -> None:
+    """Several learners an example, whose batches arrive turn by turn with a roll-up after each turn."""
+    sent: list[tuple[History, str, UUID, list[list[Event]]]] = []
+    for history in data.draw(st.lists(histories(NOW), min_size=6, max_size=10)):
+        name, key = await learner(storing, history.time_zone)
+        sent.append((history, name, key, data.draw(deliveries(history))))
+    for turn in range(max(len(batches) for *_, batches in sent)):
+        for _, name, _, batches in sent:
+            if turn < len(batches):
+                await storing.store([as_tracked(event, name) for event in batches[turn]])
+        await storing.derive()
+    for _, _, key, _ in sent:
+        derived = await storing.derived(key)
+        assert derived == await all_at_once(storing, key)
+
+
+@some_examples
+@given(data=st.data())
+async def test_any_part_marked_in_any_order_derives_the_whole_and_rewrites_nothing(
+    storing: Storing, data: st.DataObject
+) -> None:
+    """The events are there, unmarked; then each is marked, some of them in each turn."""
+    marked: list[tuple[UUID, list[list[Event]]]] = []
+    for history in data.draw(st.lists(histories(NOW), min_size=6, max_size=10)):
+        name, key = await learner(storing, history.time_zone)
+        async with storing.engine.begin() as connection:
+            await insert_events(connection, [(key, as_tracked(event, name)) for event in history.events])
+        marked.append((key, data.draw(deliveries(history))))
+    for turn in range(max(len(parts) for _, parts in marked)):
+        for key, parts in marked:
+            if turn < len(parts):
+                await storing.mark(key, (event.occurred_at for event in parts[turn]))
+        await storing.derive()
+    for key, parts in marked:
+        derived = await storing.derived(key)
+        assert derived == await all_at_once(storing, key)
+        written = await storing.derived(key, "ctid, xmin, *")
+        await storing.mark(key, (event.occurred_at for part in parts for event in part))
+        await storing.derive()
+        assert await storing.derived(key, "ctid, xmin, *") == written
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        pytest.param([20 * MINUTE] * 9, id="one session, made of parts that late events join"),
+        pytest.param([29 * MINUTE] * 110, id="more than two days without a break"),
+        pytest.param([25 * MINUTE, 40 * MINUTE, 5 * MINUTE, 30 * MINUTE, 10 * MINUTE], id="breaks and no breaks"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        pytest.param("UTC", MONDAY - HOUR, id="over the week's edge"),
+        pytest.param("America/New_York", MONDAY + timedelta(days=2, hours=3), id="over a local midnight"),
+        pytest.param("Asia/Kathmandu", MONDAY - timedelta(days=49, hours=2), id="far back"),
+    ],
+)
+async def test_late_events_move_sessions_wherever_they_lie(
+    storing: Storing, zone: str, start: datetime, gaps: list[timedelta], seed: int
+) -> None:
+    name, key = await learner(storing, zone)
+    times = [start]
+    for gap in gaps:
+        times.append(times[-1] + gap)
+    events = [visit(at) for at in times]
+    random.Random(seed).shuffle(events)
+    third = len(events) // 3
+    await send(storing, name, events[:third], events[third : 2 * third], events[2 * third :])
+    derived = await storing.derived(key)
+    opened = [times[0]]
+    for before, at in pairwise(times):
+        if at - before >= 30 * MINUTE or at - opened[-1] >= DAY:
+            opened.append(at)
+    assert [row[0] for row in await sessions(storing, key)] == opened
+    assert derived == await all_at_once(storing, key)
+
+
+async def test_one_late_event_merges_two_sessions_over_midnight_and_a_logout_splits_them_again(
+    storing: Storing,
+) -> None:
+    name, key = await learner(storing)
+    await send(storing, name, [visit(MONDAY - 20 * MINUTE)], [visit(MONDAY + 20 * MINUTE), visit(MONDAY + 40 * MINUTE)])
+    first, last = MONDAY - 20 * MINUTE, MONDAY + 40 * MINUTE
+    assert await sessions(storing, key) == [(first, first), (MONDAY + 20 * MINUTE, last)]
+    await send(storing, name, [visit(MONDAY)])
+    assert await sessions(storing, key) == [(first, last)]
+    days = await storing.rows(
+        "SELECT day, events, session_lengths FROM daily_activity WHERE subject_key = :key ORDER BY 1", key=key
+    )
+    assert days == [((MONDAY - DAY).date(), 1, [60 * 60_000]), (MONDAY.date(), 3, [])]
+    await send(storing, name, [visit(MONDAY + MINUTE, kind="logout")])
+    assert await sessions(storing, key) == [(first, MONDAY + MINUTE), (MONDAY + 20 * MINUTE, last)]
+    assert await storing.derived(key) == await all_at_once(storing, key)
+
+
+@pytest.mark.parametrize("days", [1.5, 4.5, 16])
+async def test_a_visit_without_a_break_for_days_is_read_to_its_ends(storing: Storing, days: float) -> None:
+    name, key = await learner(storing)
+    start = MONDAY - timedelta(days=20)
+    times = [start + step * 29 * MINUTE for step in range(int(timedelta(days=days) / (29 * MINUTE)))]
+    middle = times[len(times) // 2]
+    await send(storing, name, [visit(at) for at in times if at != middle])
+    await send(storing, name, [visit(middle)])
+    starts = [at for at, _ in await sessions(storing, key)]
+    expected = [start]
+    for at in times:
+        if at - expected[-1] >= DAY:
+            expected.append(at)
+    assert starts == expected
+
+
+# ------------------------------------------------------------------------------------------ at the same time
+
+
+async def test_roll_ups_and_stores_at_the_same_time_end_with_fresh_figures(storing: Storing) -> None:
+    people = [await learner(storing, zone) for zone in ("UTC", "Asia/Kathmandu", "America/New_York") * 2]
+    randomness = random.Random(2)
+
+    async def store_some(rounds: int) -> None:
+        for _ in range(rounds):
+            batch = [
+                as_tracked(visit(NOW - randomness.randrange(3 * 24 * 60) * MINUTE), name)
+                for name, _ in people
+                for _ in range(4)
+            ]
+            await storing.store(batch)
+
+    async def derive_some(rounds: int) -> None:
+        for _ in range(rounds):
+            await storing.roll_up()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(store_some(15), store_some(15), *(derive_some(25) for _ in range(4)))
+    await storing.derive()
+    for _, key in people:
+        derived = await storing.derived(key)
+        assert derived == await all_at_once(storing, key)
+
+
+async def test_a_roll_up_leaves_to_another_whom_that_one_holds_and_intake_waits_for_neither(
+    storing: Storing,
+) -> None:
+    name, key = await learner(storing)
+    other, other_key = await learner(storing)
+    await storing.store([as_tracked(visit(MONDAY), name)])
+    async with storing.engine.begin() as holding:
+        assert await roll_up(holding, NOW, anonymize_after_days=DAYS) == 1
+        own_token = as_tracked(visit(MONDAY + 10 * MINUTE), name, UserRole.STUDENT)
+        await storing.store([own_token, as_tracked(visit(MONDAY), other)])
+        assert await storing.roll_up() == 1
+        assert await sessions(storing, other_key) == [(MONDAY, MONDAY)]
+        assert await storing.roll_up() == 0
+        assert await sessions(storing, key) == []
+    assert await sessions(storing, key) == [(MONDAY, MONDAY)]
+    assert await storing.roll_up() == 1
+    assert await sessions(storing, key) == [(MONDAY, MONDAY + 10 * MINUTE)]
+
+
+async def test_what_a_transaction_stores_while_a_roll_up_runs_is_derived_by_the_next(storing: Storing) -> None:
+    name, key = await learner(storing)
+    await storing.store([as_tracked(visit(MONDAY), name)])
+    async with storing.engine.begin() as late:
+        await insert_events(late, [(key, as_tracked(visit(MONDAY + 10 * MINUTE), name))])
+        await late.execute(
+            text("INSERT INTO dirty_spans (subject_key, first_at, last_at) VALUES (:key, :at, :at)"),
+            {"key": key, "at": MONDAY + 10 * MINUTE},
+        )
+        assert await storing.roll_up() == 1
+        assert await sessions(storing, key) == [(MONDAY, MONDAY)]
+    assert await storing.roll_up() == 1
+    assert await sessions(storing, key) == [(MONDAY, MONDAY + 10 * MINUTE)]
+
+
+async def test_a_roll_up_that_is_rolled_back_leaves_its_work_to_the_next(storing: Storing) -> None:
+    name, key = await learner(storing)
+    await storing.store([as_tracked(visit(MONDAY), name)])
+    async with storing.engine.connect() as giving_up:
+        assert await roll_up(giving_up, NOW, anonymize_after_days=DAYS) == 1
+    assert await sessions(storing, key) == []
+    await storing.derive()
+    assert await sessions(storing, key) == [(MONDAY, MONDAY)]
+
+
+async def test_more_people_than_one_roll_up_takes_are_derived_by_several(storing: Storing) -> None:
+    people = [await learner(storing) for _ in range(120)]
+    await storing.store([as_tracked(visit(MONDAY), name) for name, _ in people])
+    assert await asyncio.gather(storing.roll_up(), storing.roll_up()) != [0, 0]
+    await storing.derive()
+    rows = await storing.rows(
+        "SELECT count(*) FROM user_sessions WHERE subject_key = ANY (:keys)", keys=[key for _, key in people]
+    )
+    assert rows == [(120,)]
+
+
+async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle(
+    storing: Storing, idle: Platform
+) -> None:
+    """The upsert holds the first and waits for the second; the roll-up would hold the third and wait for the first."""
+    prefix = f"circle {next(NUMBERS)}"
+    third, second, first = [f"{prefix} {letter}" for letter in "cba"]
+    keys = {name: await storing.know(name) for name in (third, second, first)}
+    await storing.store([as_tracked(visit(MONDAY), name) for name in (third, first)])
+    async with storing.superuser.connect() as holding, storing.engine.begin() as deriving:
+        await holding.execute(
+            text("SELECT FROM users WHERE subject_key = :key FOR UPDATE"), {"key": keys[second]}
+        )
+        people = [{"userId": name, "role": "STUDENT"} for name in (first, second, third)]
+        upserting = asyncio.create_task(idle.upsert(*people))
+        await waiting_for_a_lock(storing, 1)
+        rolling_up = asyncio.create_task(roll_up(deriving, NOW, anonymize_after_days=DAYS))
+        await waiting_for_a_lock(storing, 2)
+        await holding.rollback()
+        await upserting
+        assert await rolling_up == 2
+
+
+async def waiting_for_a_lock(storing: Storing, backends: int) -> None:
+    """Return once so many connections to this database wait for a lock."""
+    async with asyncio.timeout(10):
+        while await storing.rows(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " HAVING count(*) < :backends",
+            backends=backends,
+        ):
+            await asyncio.sleep(0.01)
+
+
+# ------------------------------------------------------------------------------------------ what is sealed
+
+
+@some_examples
+@given(history=histories(NOW), later=st.integers(30, 80))
+async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, later: int) -> None:
+    name, key = await learner(storing, history.time_zone)
+    await send(storing, name, history.events)
+    then = NOW + timedelta(days=later)
+    boundary = horizon(then, DAYS)
+    spoilt = await storing.rows(
+        "UPDATE daily_activity SET events = events + 1000 WHERE subject_key = :key AND day < :day RETURNING day",
+        key=key,
+        day=(boundary - timedelta(hours=14)).date(),
+    )
+    await storing.rows(
+        "UPDATE user_sessions SET events = events + 1000 WHERE subject_key = :key AND started_at < :until",
+        key=key,
+        until=boundary - timedelta(hours=38),
+    )
+    before = await storing.derived(key, "ctid, xmin, *")
+    await storing.mark(key, [boundary - timedelta(days=60), NOW + ZONES_APART])
+    await storing.derive(then)
+    assert await storing.derived(key, "ctid, xmin, *") == before
+    assert all(day < boundary.date() for (day,) in spoilt)
+
+
+async def test_a_session_that_was_sealed_while_open_is_not_found_again(storing: Storing) -> None:
+    """Its events before the horizon are gone, and those after it come to nobody else's session."""
+    name, key = await learner(storing)
+    boundary = horizon(NOW, DAYS)
+    times = [boundary + minutes * MINUTE for minutes in (-10, 10, 30, 50)]
+    async with storing.engine.begin() as connection:
+        await insert_events(connection, [(key, as_tracked(visit(at), name)) for at in times])
+    await storing.mark(key, times)
+    await storing.derive(NOW - timedelta(days=14))
+    assert await sessions(storing, key) == [(times[0], times[-1])]
+    before = await storing.derived(key)
+    await storing.rows(
+        "DELETE FROM user_activity_events WHERE subject_key = :key AND occurred_at < :at", key=key, at=boundary
+    )
+    await storing.mark(key, times[1:])
+    await storing.derive(NOW)
+    assert await storing.derived(key) == before
+
+
+async def test_seen_is_from_the_earliest_to_the_latest_event(storing: Storing) -> None:
+    name, key = await learner(storing)
+    earliest, latest = MONDAY - timedelta(days=30), MONDAY
+    await send(storing, name, [visit(latest)], [visit(latest - DAY)], [visit(earliest)])
+    rows = await storing.rows(
+        "SELECT first_seen_at, last_seen_at, known_since FROM users WHERE subject_key = :key", key=key
+    )
+    assert rows == [(earliest, latest, earliest)]
