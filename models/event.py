@@ -1,6 +1,6 @@
 """Events as they are kept: one row each, in weekly partitions, never changed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID

@@ -27,4 +27,4 @@ def midnight(day: date, zone: ZoneInfo) -> datetime:
 
 def is_sealed(occurred_at: datetime, zone: ZoneInfo, sealed_before: datetime) -> bool:
     """Whether the local day of an event began before the horizon."""
-    return midnight(occurred_at.astimezone(zone).date(), zone) < sealed_before
+    return occurred_at < sealed_before or midnight(occurred_at.astimezone(zone).date(), zone) < sealed_before

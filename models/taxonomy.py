@@ -342,6 +342,7 @@ class CustomEvent(EventType):
 
     @classmethod
     def type_name(cls) -> str:
+        """The name that its field in the contract follows from."""
         return "custom"
 
 
@@ -369,9 +370,9 @@ def marked(payload: type[EventType], mark: str) -> frozenset[str]:
 @cache
 def field_extras(payload: type[EventType]) -> dict[str, dict[str, Any]]:
     """What the taxonomy says of each field of a payload beside its type, by the name it is sent under."""
-    info = msgspec.inspect.type_info(payload)
-    assert isinstance(info, msgspec.inspect.StructType)
-    return {field.encode_name: _extra(field.type) for field in info.fields}
+    return {
+        field.encode_name: _extra(msgspec.inspect.type_info(field.type)) for field in msgspec.structs.fields(payload)
+    }
 
 
 def _extra(kind: msgspec.inspect.Type) -> dict[str, Any]:

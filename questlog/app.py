@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> Starlette:
     api = Api(TokenVerifier(settings), Rules(settings.trust_clients, settings.anonymize_after_days))
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         queue = await open_queue(redis_url)
         api.intake = Intake(queue)
         api.databases = Databases(
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Starlette:
     )
 
 
-async def _healthy(http: HttpRequest) -> Response:
+async def _healthy(_http: HttpRequest) -> Response:
     return PlainTextResponse("ok")
 
 

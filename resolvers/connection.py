@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Select, literal, select, true, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, literal, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
@@ -162,8 +162,9 @@ Key = tuple[Any, ...]
 async def rows_by_key(
     request: Request, statement: Select[Any], columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[Key]
 ) -> list[Row[Any] | None]:
-    """The statement's rows that have these values in the columns, in the order of the keys; None where there is none."""
+    """The statement's rows with these values in the columns, in the order of the keys; None where there is none."""
     asked = unnest(columns, keys)
-    found = await request.reader.rows(statement.where(*(column == asked.c[column.key] for column in columns)))
+    matches = and_(*(column == asked.c[column.key] for column in columns))
+    found = await request.reader.rows(statement.join(asked, matches))
     rows = {tuple(getattr(row, column.key) for column in columns): row for row in found}
     return [rows.get(key) for key in keys]

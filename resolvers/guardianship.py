@@ -20,7 +20,7 @@ Link = tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]
 """Guardian and child, where they are kept, and why nothing was done."""
 
 
-async def guardians(request: Request, subject_keys: Sequence[UUID], question: None) -> dict[UUID, list[Row[Any]]]:
+async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
     """The guardians of children whom the viewer may see, by user id; of others none."""
     theirs = func.guardians_of(bindparam("children", list(subject_keys), type_=ARRAY(Uuid))).table_valued(
         column("subject_key", Uuid), column("user_id", Text), column("role", Text), column("display_name", Text)

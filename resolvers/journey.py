@@ -38,7 +38,7 @@ class Journey:
     rhythm: Rhythm
 
 
-async def journeys(request: Request, subject_keys: Sequence[UUID], question: None) -> dict[UUID, Journey]:
+async def journeys(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, Journey]:
     """Each subject's journey."""
     milestone = LearningJourneyEvent
     rows = await request.reader.rows(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Executable, Row, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -24,7 +25,8 @@ MOST_REMEMBERED = 100_000
 def _database_needed() -> Iterator[None]:
     try:
         yield
-    except (OSError, PoolTimeoutError) as error:
+    # asyncpg's own errors come from connecting alone; all others SQLAlchemy wraps.
+    except (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise UnavailableError("the database is away: nothing was kept, try again") from error
     except DBAPIError as error:
         if not error.connection_invalidated:

@@ -76,10 +76,10 @@ class Request:
 
         async def load_all(request: Request, keys: Sequence[tuple[UUID, Question]]) -> list[Answer]:
             subjects: defaultdict[Question, list[UUID]] = defaultdict(list)
-            for key, question in keys:
-                subjects[question].append(key)
-            answers = {question: await load(request, asked, question) for question, asked in subjects.items()}
-            return [answers[question][key] for key, question in keys]
+            for key, asked in keys:
+                subjects[asked].append(key)
+            answers = {asked: await load(request, of_subjects, asked) for asked, of_subjects in subjects.items()}
+            return [answers[asked][key] for key, asked in keys]
 
         answer: Answer = await self.loader(load_all, load).load((subject_key, question))
         return answer

@@ -252,11 +252,12 @@ def _check_custom(payload: dict[str, Any], where: list[str]) -> None:
 
 def _extent(value: object) -> tuple[int, int]:
     """How many keys the value has in all, and on how many levels."""
-    if not isinstance(value, dict | list):
-        return 0, 0
-    below = [_extent(each) for each in (value.values() if isinstance(value, dict) else value)]
-    own = len(value) if isinstance(value, dict) else 0
-    return own + sum(keys for keys, _ in below), 1 + max((levels for _, levels in below), default=0)
+    keys, levels, reached = 0, 0, [value]
+    while level := [each for each in reached if isinstance(each, dict | list)]:
+        keys += sum(len(each) for each in level if isinstance(each, dict))
+        levels += 1
+        reached = [below for each in level for below in (each.values() if isinstance(each, dict) else each)]
+    return keys, levels
 
 
 def _clean(value: Any, where: list[str]) -> Any:
@@ -290,7 +291,7 @@ def cut_address(address: str | None) -> str | None:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:
         return None
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    version = mapped or parsed
-    network = ipaddress.ip_network((version, 24 if version.version == 4 else 48), strict=False)
-    return str(network)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = parsed.ipv4_mapped or parsed
+    kept_bits = 48 if isinstance(parsed, ipaddress.IPv6Address) else 24
+    return str(ipaddress.ip_network((parsed, kept_bits), strict=False))

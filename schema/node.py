@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from typing import Any
 
 import orjson
 import strawberry

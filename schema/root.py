@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import strawberry
+from graphql import GraphQLInputObjectType
 from strawberry.extensions import ParserCache, ValidationCache
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
@@ -194,6 +195,13 @@ FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, A
 
 class Schema(strawberry.Schema):
     """The schema, which leaves it to the edge to log what went wrong: a user's error is none of ours."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Strawberry would say that an event has not exactly one type, but not which event: graphql-core does.
+        event_input = self._schema.type_map["EventInput"]
+        assert isinstance(event_input, GraphQLInputObjectType)
+        event_input.is_one_of = True
 
     def process_errors(self, errors: Any, execution_context: Any = None) -> None:
         """Say nothing: an error's text may hold what a client sent."""

@@ -1,7 +1,7 @@
 """The scalars of the contract."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, NewType
+from typing import NewType
 
 import strawberry
 from graphql import GraphQLError
@@ -14,12 +14,11 @@ LARGEST = 2**53
 def _moment(value: object) -> datetime:
     try:
         moment = datetime.fromisoformat(value if isinstance(value, str) else "")
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment
+        if moment.tzinfo:
+            return moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        moment = datetime.min
-    if moment.tzinfo is None:
-        raise GraphQLError(f"DateTime must be RFC 3339 with an offset, such as 2026-01-31T09:30:00Z, and is {value!r}")
-    return moment
+        pass
+    raise GraphQLError(f"DateTime must be RFC 3339 with an offset, such as 2026-01-31T09:30:00Z, and is {value!r}")
 
 
 def _big_integer(value: object) -> BigInt:

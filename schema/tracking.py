@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, cast, get_args
+from typing import Any
 from uuid import UUID
 
 import msgspec

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from models.base import connect
 from models.rollup import DirtySpan
 from models.viewer import Role
-from questlog.app import create_app
+from questlog.app import Api, create_app
 from questlog.database import Logins, logins, migrate
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
@@ -63,6 +63,11 @@ class Platform:
     worker_engine: AsyncEngine
     client: httpx.AsyncClient
     app: Starlette
+
+    @property
+    def api(self) -> Api:
+        """The API's own part of the app, whose pools a test may look at or exchange."""
+        return next(route.endpoint for route in self.app.routes if isinstance(getattr(route, "endpoint", None), Api))
 
     def token(self, role: Role, user_id: str, hours: float = 1) -> str:
         """A good token."""

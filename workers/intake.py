@@ -70,7 +70,7 @@ class Intake:
         batches = [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
         try:
             await asyncio.gather(*(self._enqueue(batch) for batch in batches))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
             for _, kept in waiting:
                 if not kept.done():
                     kept.set_exception(error)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +9,8 @@ import msgspec
 from arq import Retry, cron, func
 from arq.connections import RedisSettings
 from arq.worker import Worker
-from sqlalchemy import select
 from sqlalchemy import func as sql
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
@@ -24,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 # After a kill, arq gives a job to another worker once its time-out and ten seconds are over.
 SECONDS_OF_ARQ = 20
-SECONDS_OF_OURS = 15
+SECONDS_OF_OURS = 12
+SECONDS_A_ROUND = 5
 SECONDS_TO_FINISH = 8
 LONGEST_PAUSE = 30
 WEEKS_AHEAD = timedelta(weeks=4)
@@ -68,22 +68,34 @@ async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
         async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
             await store(connection, decode_batch(batch), anonymize_after_days=ctx["anonymize_after_days"])
     except Exception as error:
-        pause = min(2 ** ctx["job_try"], LONGEST_PAUSE)
-        logger.exception("a batch could not be stored; tried again in %d s", pause)
+        pause = min(2 ** min(ctx["job_try"], 10), LONGEST_PAUSE)
+        logger.warning("a batch could not be stored, and is tried again in %d s: %s", pause, _kind(error))
         raise Retry(defer=pause) from error
 
 
 async def roll_up_all(ctx: dict[str, Any]) -> None:
-    """Derive what is dirty, a hundred subjects a transaction, for as long as there is something."""
+    """Derive what is dirty, for as long as there is something, or until the timetable's next turn but a few."""
     if ctx["rolling_up"].locked():
         return
-    async with ctx["rolling_up"], asyncio.timeout(SECONDS_OF_OURS):
-        done = True
-        while done:
-            async with _engine(ctx).begin() as connection:
-                done = bool(
-                    await roll_up(connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"])
-                )
+    async with ctx["rolling_up"]:
+        clock = asyncio.get_running_loop()
+        until = clock.time() + SECONDS_A_ROUND
+        try:
+            while clock.time() < until and await _roll_up_some(ctx):
+                pass
+        except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
+            logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
+
+
+async def _roll_up_some(ctx: dict[str, Any]) -> int:
+    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+        return await roll_up(connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"])
+
+
+def _kind(error: Exception) -> str:
+    """What kind of error it was: its text may hold what people did."""
+    cause = getattr(error, "orig", None) or error.__cause__
+    return " by ".join(type(each).__name__ for each in (error, cause) if each)
 
 
 async def make_partitions(ctx: dict[str, Any]) -> None:

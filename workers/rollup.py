@@ -38,7 +38,7 @@ from models.session import Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
 
-SUBJECTS_AT_ONCE = 100
+SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
 MARGINS = [timedelta(hours=6), timedelta(days=2), timedelta(days=14), timedelta(days=3650)]
 WITH_PAYLOAD = [name for name, kind in EVENT_TYPES.items() if kind.milestone or kind in (PageExit, QuestViewed)]
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 
 async def roll_up(connection: AsyncConnection, now: datetime, *, anonymize_after_days: int) -> int:
-    """Derive again, in the connection's transaction, what changed for up to a hundred subjects; says for how many.
+    """Derive again, in the connection's transaction, what changed for up to 25 subjects; says for how many.
 
     Subjects that another roll-up holds are left to it: this never waits, and whatever is stored meanwhile stays
     marked for the next. Days sealed at `now` stay as they are.
@@ -232,7 +232,7 @@ def _delete_statement(column: InstrumentedAttribute[Any]) -> TextClause:
     kind = "date" if isinstance(column.type, Date) else "timestamptz"
     same = " AND ".join(f"fresh.{key.name} = kept.{key.name}" for key in table.primary_key)
     return text(
-        f"DELETE FROM {table.name} AS kept"
+        f"DELETE FROM {table.name} AS kept"  # noqa: S608 - the names are the tables' own
         f" USING jsonb_to_recordset(:ranges) AS range (subject_key uuid, since {kind}, until {kind})"
         f" WHERE kept.subject_key = range.subject_key"
         f" AND kept.{column.key} >= range.since AND kept.{column.key} < range.until"
@@ -247,7 +247,7 @@ def _upsert_statement(column: InstrumentedAttribute[Any]) -> TextClause:
     names = [each.name for each in table.columns]
     values = [each.name for each in table.columns if not each.primary_key]
     return text(
-        f"INSERT INTO {table.name} AS kept ({', '.join(names)})"
+        f"INSERT INTO {table.name} AS kept ({', '.join(names)})"  # noqa: S608 - the names are the tables' own
         f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table.name}, :rows)"
         f" ON CONFLICT ({', '.join(key.name for key in table.primary_key)}) DO UPDATE"
         f" SET {', '.join(f'{name} = excluded.{name}' for name in values)}"

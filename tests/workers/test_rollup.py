@@ -275,9 +275,7 @@ async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle
     keys = {name: await storing.know(name) for name in (third, second, first)}
     await storing.store([as_tracked(visit(MONDAY), name) for name in (third, first)])
     async with storing.superuser.connect() as holding, storing.engine.begin() as deriving:
-        await holding.execute(
-            text("SELECT FROM users WHERE subject_key = :key FOR UPDATE"), {"key": keys[second]}
-        )
+        await holding.execute(text("SELECT FROM users WHERE subject_key = :key FOR UPDATE"), {"key": keys[second]})
         people = [{"userId": name, "role": "STUDENT"} for name in (first, second, third)]
         upserting = asyncio.create_task(idle.upsert(*people))
         await waiting_for_a_lock(storing, 1)
