@@ -5,11 +5,19 @@ import re
 # A local part is looked for only where one can begin: a long word without an @ is then read once, not once a letter.
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+")
 LONGEST_PATH = 512
+LARGEST_NUMBER = 2**53
 
 
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold it: neither NUL nor half a surrogate pair."""
-    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+def is_storable(value: object) -> bool:
+    """Whether PostgreSQL can hold the text, or the JSON of such, as it is: neither NUL nor half a surrogate pair, and
+    no number beyond 2^53."""
+    if isinstance(value, str):
+        return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, dict):
+        return all(is_storable(key) and is_storable(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(is_storable, value))
+    return not isinstance(value, int | float) or -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 
 def mask_emails(text: str) -> str:

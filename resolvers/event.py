@@ -12,8 +12,10 @@ from models.engagement import CATEGORIES, DailyEventCount
 from models.event import UserActivityEvent
 from models.session import LONGEST, UserSession
 from models.taxonomy import EVENT_TYPES, PERSON, Logout, event_type, marked
+from models.text import is_storable
 from models.viewer import Role, visible_to
 from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
+from resolvers.errors import BadUserInputError
 from resolvers.request import Request
 from resolvers.user import users_by_key
 
@@ -41,7 +43,7 @@ class EventFilter:
         if self.categories is not None:
             wanted.append(event.event_category.in_(self.categories))
         if self.types is not None:
-            wanted.append(event.event_type.in_(self.types))
+            wanted.append(event.event_type.in_([name for name in self.types if is_storable(name)]))
         if self.since:
             wanted.append(event.occurred_at >= self.since)
         if self.until:
@@ -103,11 +105,14 @@ async def events(request: Request, subject_keys: Sequence[UUID], question: Event
     return await page_of_each(request, subject_keys, statement, question.page)
 
 
-async def activity_events(
-    request: Request, page: Page, wanted: EventFilter, containing: dict[str, Any] | None
-) -> Slice:
-    """A page of everybody's events, newest first, whose payloads hold the object `containing`."""
+async def activity_events(request: Request, page: Page, wanted: EventFilter, containing: object | None) -> Slice:
+    """A page of everybody's events, newest first, whose payloads hold the object `containing`.
+
+    Raises BadUserInputError where that is no object, or none that any payload could hold.
+    """
     request.require(Role.ADMIN)
+    if containing is not None and not (isinstance(containing, dict) and is_storable(containing)):
+        raise BadUserInputError("containing must be a JSON object, of text and numbers that a payload could hold")
     statement = _with_session(request).where(*wanted.conditions())
     if containing is not None:
         statement = statement.where(UserActivityEvent.event_data.contains(containing))

@@ -30,7 +30,6 @@ LATEST = timedelta(minutes=5)
 MOST_CUSTOM_BYTES = 4096
 MOST_CUSTOM_KEYS = 50
 MOST_CUSTOM_LEVELS = 5
-LARGEST_INTEGER = 2**53
 LINKED_PEOPLE = ("childId", "studentId")
 
 
@@ -250,13 +249,15 @@ def _check_custom(payload: dict[str, Any], where: list[str]) -> None:
         raise RefusedError([*where, "data"], "TOO_LARGE", f"data must have at most {MOST_CUSTOM_BYTES} bytes")
 
 
-def _extent(value: object) -> tuple[int, int]:
-    """How many keys the value has in all, and on how many levels."""
-    keys, levels, reached = 0, 0, [value]
-    while level := [each for each in reached if isinstance(each, dict | list)]:
-        keys += sum(len(each) for each in level if isinstance(each, dict))
+def _extent(data: Any) -> tuple[int, int]:
+    """How many keys the data has in all, and on how many levels; counts no further than one level too many."""
+    keys, levels = 0, 0
+    level: list[Any] = [data]
+    while level and levels <= MOST_CUSTOM_LEVELS:
         levels += 1
-        reached = [below for each in level for below in (each.values() if isinstance(each, dict) else each)]
+        keys += sum(len(each) for each in level if isinstance(each, dict))
+        below = [list(each.values()) if isinstance(each, dict) else each for each in level]
+        level = [each for values in below for each in values if isinstance(each, dict | list)]
     return keys, levels
 
 
@@ -270,7 +271,7 @@ def _clean(value: Any, where: list[str]) -> Any:
         return {_clean(key, where): _clean(each, [*where, key]) for key, each in value.items()}
     if isinstance(value, list):
         return [_clean(each, where) for each in value]
-    if isinstance(value, int | float) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+    if not is_storable(value):
         raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds a number beyond 2^53")
     return value
 

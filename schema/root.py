@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 import strawberry
@@ -199,9 +199,7 @@ class Schema(strawberry.Schema):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Strawberry would say that an event has not exactly one type, but not which event: graphql-core does.
-        event_input = self._schema.type_map["EventInput"]
-        assert isinstance(event_input, GraphQLInputObjectType)
-        event_input.is_one_of = True
+        cast(GraphQLInputObjectType, self._schema.type_map["EventInput"]).is_one_of = True
 
     def process_errors(self, errors: Any, execution_context: Any = None) -> None:
         """Say nothing: an error's text may hold what a client sent."""

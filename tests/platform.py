@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from models.base import connect
 from models.rollup import DirtySpan
@@ -67,7 +68,8 @@ class Platform:
     @property
     def api(self) -> Api:
         """The API's own part of the app, whose pools a test may look at or exchange."""
-        return next(route.endpoint for route in self.app.routes if isinstance(getattr(route, "endpoint", None), Api))
+        endpoints = (route.endpoint for route in self.app.routes if isinstance(route, Route))
+        return next(endpoint for endpoint in endpoints if isinstance(endpoint, Api))
 
     def token(self, role: Role, user_id: str, hours: float = 1) -> str:
         """A good token."""

@@ -140,8 +140,12 @@ def _with_default(value: FieldDefinitionNode | InputValueDefinitionNode) -> str:
     return print_ast(value.type) + (f" = {print_ast(default)}" if default else "")
 
 
+def owner(place: str) -> str:
+    return place.partition(".")[0]
+
+
 def is_built(place: str) -> bool:
-    return place.split(".")[0] not in LATER_TYPES and place.split("(")[0] not in LATER_FIELDS
+    return owner(place) not in LATER_TYPES and place.partition("(")[0] not in LATER_FIELDS
 
 
 PRINTED_SURFACE = surface(schema.as_str())
@@ -154,8 +158,8 @@ def test_the_schema_holds_all_of_the_contract() -> None:
 
 def test_enums_have_the_values_of_the_contract_and_no_others() -> None:
     enums = {place for place, what in CONTRACT.items() if what == "enum"}
-    ours = {place for place in PRINTED_SURFACE if place.split(".")[0] in enums}
-    assert ours == {place for place in CONTRACT if place.split(".")[0] in enums}
+    ours = {place for place in PRINTED_SURFACE if owner(place) in enums}
+    assert ours == {place for place in CONTRACT if owner(place) in enums}
 
 
 def test_nothing_of_what_comes_later_is_there_yet() -> None:
@@ -167,7 +171,7 @@ def test_no_argument_or_input_field_is_demanded_beyond_the_contract() -> None:
     more = {
         place: what
         for place, what in PRINTED_SURFACE.items()
-        if place not in CONTRACT and (place.split("(")[0] in CONTRACT or place.split(".")[0] in owners)
+        if place not in CONTRACT and (place.partition("(")[0] in CONTRACT or owner(place) in owners)
     }
     assert not more
 
@@ -198,8 +202,8 @@ def test_payload_inputs_are_those_of_the_taxonomy() -> None:
     }
     expected |= {f"EventInput.{event['field']}": event["input"] for event in taxonomy["events"]}
     expected |= {f"SafetySeverity.{value}": "value" for value in ("LOW", "MEDIUM", "HIGH", "CRITICAL")}
-    owners = {place.split(".")[0] for place in expected}
-    ours = {place: what for place, what in PRINTED_SURFACE.items() if "." in place and place.split(".")[0] in owners}
+    owners = {owner(place) for place in expected}
+    ours = {place: what for place, what in PRINTED_SURFACE.items() if "." in place and owner(place) in owners}
     assert ours == expected
 
 

@@ -366,11 +366,12 @@ def an_event(who: str) -> Answer:
 
 def sent_about(mutation: str, who: str, guardian: str) -> Answer:
     """The variables of a mutation about somebody."""
-    return {
+    variables: dict[str, Answer] = {
         "Mutation.trackEvent": {"event": an_event(who)},
         "Mutation.trackEvents": {"events": [an_event(who)]},
         "Mutation.upsertUsers": {"users": [{"userId": who, "role": "STUDENT"}]},
-    }.get(mutation, {"guardianId": guardian, "childId": who})
+    }
+    return variables.get(mutation, {"guardianId": guardian, "childId": who})
 
 
 async def kept(platform: Platform) -> list[Any]:
@@ -450,29 +451,29 @@ async def test_a_field_of_what_is_answered(town: Town, newcomers: dict[str, str]
 
 NOT_ADMINS = [asker for asker in ASKERS if asker != "ADMIN"]
 WAYS = {
-    "aliases": "{ a: user(userId: %(them)s) { who: displayName } b: user(userId: %(them)s) { who: userId } }",
-    "a named fragment": "{ user(userId: %(them)s) { ...F } } fragment F on User { displayName journey { totalXp } }",
+    "aliases": """
+        query ($them: ID!) { a: user(userId: $them) { who: displayName } b: user(userId: $them) { who: userId } }""",
+    "a named fragment": "query ($them: ID!) { user(userId: $them) { ...F } } fragment F on User { displayName journey { totalXp } }",
     "nested fragments": """
-        { user(userId: %(them)s) { ... on Node { ... on User { ...F } } } }
+        query ($them: ID!) { user(userId: $them) { ... on Node { ... on User { ...F } } } }
         fragment F on User { ...G events { nodes { ... on Node { id ... on ActivityEvent { data } } } } }
         fragment G on User { ... @include(if: true) { displayName } }""",
     "a fragment of the root": """
-        { ...Q ... on Query { other: journey(userId: %(them)s) { totalXp } } }
-        fragment Q on Query { engagement(userId: %(them)s) { daily { xp } } ...C }
-        fragment C on Query { eventCounts(userId: %(them)s) { count } }""",
-    "beside one's own": "{ viewer { user { userId } } user(userId: %(them)s) { displayName guardians { userId } } }",
+        query ($them: ID!) { ...Q ... on Query { other: journey(userId: $them) { totalXp } } }
+        fragment Q on Query { engagement(userId: $them) { daily { xp } } ...C }
+        fragment C on Query { eventCounts(userId: $them) { count } }""",
+    "beside one's own": """
+        query ($them: ID!) { viewer { user { userId } } user(userId: $them) { displayName guardians { userId } } }""",
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("asker", NOT_ADMINS)
 async def test_no_other_way_leads_to_a_stranger(town: Town, way: str, asker: str) -> None:
-    of_stranger, of_nobody = [
-        await town.ask(WAYS[way] % {"them": json.dumps(who)}, asker) for who in (STRANGER, NOBODY)
-    ]
+    of_stranger, of_nobody = [await town.ask(WAYS[way], asker, them=who) for who in (STRANGER, NOBODY)]
     assert not tells_of_stranger(of_stranger)
     assert of_stranger == of_nobody
-    assert tells_of_stranger(await town.ask(WAYS[way] % {"them": json.dumps(STRANGER)}, "ADMIN"))
+    assert tells_of_stranger(await town.ask(WAYS[way], "ADMIN", them=STRANGER))
 
 
 @pytest.mark.parametrize("asker", NOT_ADMINS)

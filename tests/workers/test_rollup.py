@@ -8,7 +8,7 @@ from itertools import count, pairwise
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -26,7 +26,10 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MONDAY = (NOW - timedelta(days=NOW.weekday() + 7)).replace(hour=0, minute=0, second=0)
 NUMBERS = count()
 some_examples = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=10,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take minutes
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -106,10 +109,10 @@ async def test_any_part_marked_in_any_order_derives_the_whole_and_rewrites_nothi
     for key, parts in marked:
         derived = await storing.derived(key)
         assert derived == await all_at_once(storing, key)
-        written = await storing.derived(key, "ctid, xmin, *")
+        written = await storing.derived(key, "*, ctid, xmin::text")
         await storing.mark(key, (event.occurred_at for part in parts for event in part))
         await storing.derive()
-        assert await storing.derived(key, "ctid, xmin, *") == written
+        assert await storing.derived(key, "*, ctid, xmin::text") == written
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -266,18 +269,22 @@ async def test_more_people_than_one_roll_up_takes_are_derived_by_several(storing
     assert rows == [(120,)]
 
 
+@pytest.mark.parametrize("order", range(8))
 async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle(
-    storing: Storing, idle: Platform
+    storing: Storing, idle: Platform, order: int
 ) -> None:
-    """The upsert holds the first and waits for the second; the roll-up would hold the third and wait for the first."""
-    prefix = f"circle {next(NUMBERS)}"
-    third, second, first = [f"{prefix} {letter}" for letter in "cba"]
+    """The upsert holds the first and waits for the second; the roll-up must not hold the third and wait for the first.
+
+    In which order rows are found is up to their random keys: several tries show several.
+    """
+    first, second, third = [f"circle {order} {letter}" for letter in "abc"]
     keys = {name: await storing.know(name) for name in (third, second, first)}
     await storing.store([as_tracked(visit(MONDAY), name) for name in (third, first)])
     async with storing.superuser.connect() as holding, storing.engine.begin() as deriving:
         await holding.execute(text("SELECT FROM users WHERE subject_key = :key FOR UPDATE"), {"key": keys[second]})
-        people = [{"userId": name, "role": "STUDENT"} for name in (first, second, third)]
-        upserting = asyncio.create_task(idle.upsert(*people))
+        upserting = asyncio.create_task(
+            idle.upsert(*({"userId": name, "role": "STUDENT"} for name in (first, second, third)))
+        )
         await waiting_for_a_lock(storing, 1)
         rolling_up = asyncio.create_task(roll_up(deriving, NOW, anonymize_after_days=DAYS))
         await waiting_for_a_lock(storing, 2)
@@ -317,29 +324,26 @@ async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, 
         key=key,
         until=boundary - timedelta(hours=38),
     )
-    before = await storing.derived(key, "ctid, xmin, *")
+    before = await storing.derived(key, "*, ctid, xmin::text")
     await storing.mark(key, [boundary - timedelta(days=60), NOW + ZONES_APART])
     await storing.derive(then)
-    assert await storing.derived(key, "ctid, xmin, *") == before
+    assert await storing.derived(key, "*, ctid, xmin::text") == before
     assert all(day < boundary.date() for (day,) in spoilt)
 
 
-async def test_a_session_that_was_sealed_while_open_is_not_found_again(storing: Storing) -> None:
-    """Its events before the horizon are gone, and those after it come to nobody else's session."""
+async def test_a_session_that_opened_on_a_sealed_day_is_not_found_again_in_its_rest(storing: Storing) -> None:
     name, key = await learner(storing)
-    boundary = horizon(NOW, DAYS)
+    later = NOW + timedelta(days=30)
+    boundary = horizon(later, DAYS)
     times = [boundary + minutes * MINUTE for minutes in (-10, 10, 30, 50)]
-    async with storing.engine.begin() as connection:
-        await insert_events(connection, [(key, as_tracked(visit(at), name)) for at in times])
-    await storing.mark(key, times)
-    await storing.derive(NOW - timedelta(days=14))
+    await send(storing, name, [visit(at) for at in times])
     assert await sessions(storing, key) == [(times[0], times[-1])]
     before = await storing.derived(key)
     await storing.rows(
         "DELETE FROM user_activity_events WHERE subject_key = :key AND occurred_at < :at", key=key, at=boundary
     )
     await storing.mark(key, times[1:])
-    await storing.derive(NOW)
+    await storing.derive(later)
     assert await storing.derived(key) == before
 
 
