@@ -6,17 +6,18 @@ import re
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+")
 LONGEST_PATH = 512
 LARGEST_NUMBER = 2**53
+DEEPEST = 100
 
 
-def is_storable(value: object) -> bool:
-    """Whether PostgreSQL can hold the text, or the JSON of such, as it is: neither NUL nor half a surrogate pair, and
-    no number beyond 2^53."""
+def is_storable(value: object, levels: int = DEEPEST) -> bool:
+    """Whether PostgreSQL can hold the text, or the JSON of such, as it is: neither NUL nor half a surrogate pair, no
+    number beyond 2^53, and no more levels than these."""
     if isinstance(value, str):
         return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
     if isinstance(value, dict):
-        return all(is_storable(key) and is_storable(each) for key, each in value.items())
+        return levels > 0 and all(is_storable(key) and is_storable(each, levels - 1) for key, each in value.items())
     if isinstance(value, list):
-        return all(map(is_storable, value))
+        return levels > 0 and all(is_storable(each, levels - 1) for each in value)
     return not isinstance(value, int | float) or -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 

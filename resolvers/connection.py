@@ -34,7 +34,7 @@ def moment(text: str) -> datetime:
 
 def word(text: str) -> str:
     """The text that a cursor or id holds; raises ValueError where no database could hold it."""
-    if not is_storable(text):
+    if not (isinstance(text, str) and is_storable(text)):
         raise ValueError(text)
     return text
 

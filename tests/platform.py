@@ -149,6 +149,8 @@ async def working(platform: Platform) -> AsyncIterator[None]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        # arq would cancel what is still begun, and pass that on to whoever closes it.
+        await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
         await worker.close()
 
 
@@ -156,11 +158,12 @@ async def working(platform: Platform) -> AsyncIterator[None]:
 async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> AsyncIterator[Platform]:
     """An installation without a worker: nothing is stored or derived but by the test."""
     database = f"t{uuid4().hex}"
-    maintenance = connect(_in_database(servers.superuser_url, "postgres"), pool_size=1)
+    maintenance = connect(in_database(servers.superuser_url, "postgres"), pool_size=1)
     autocommit = maintenance.execution_options(isolation_level="AUTOCOMMIT")
     async with autocommit.connect() as connection:
         await connection.execute(text(f"CREATE DATABASE {database} TEMPLATE questlog OWNER questlog"))
-    owner_url = _in_database(servers.database_url, database)
+    await maintenance.dispose()
+    owner_url = in_database(servers.database_url, database)
     configured = Settings(home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **settings)
     queue = await open_queue(servers.redis_url)
     await queue.flushdb()
@@ -170,7 +173,7 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
     platform = Platform(
         configured,
         urls,
-        connect(_in_database(servers.superuser_url, database), pool_size=2),
+        connect(in_database(servers.superuser_url, database), pool_size=2),
         connect(urls.worker, pool_size=2),
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://questlog"),
         app,
@@ -187,5 +190,6 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
     await maintenance.dispose()
 
 
-def _in_database(url: str, database: str) -> str:
+def in_database(url: str, database: str) -> str:
+    """The same login's URL of another database."""
     return make_url(url).set(database=database).render_as_string(hide_password=False)

@@ -265,16 +265,22 @@ async def _note_seen(connection: AsyncConnection, stretches: Iterable[Stretch]) 
             if stretch.events
         ],
     )
+    widens = or_(
+        User.first_seen_at.is_(None),
+        User.first_seen_at > seen.c.first_seen_at,
+        User.last_seen_at < seen.c.last_seen_at,
+    )
+    # In the order in which upserts lock people: the two never wait for each other in a circle.
+    await connection.execute(
+        select(User.subject_key)
+        .join(seen, User.subject_key == seen.c.subject_key)
+        .where(widens)
+        .order_by(User.user_id)
+        .with_for_update(of=User, key_share=True)
+    )
     await connection.execute(
         update(User)
-        .where(User.subject_key == seen.c.subject_key)
-        .where(
-            or_(
-                User.first_seen_at.is_(None),
-                User.first_seen_at > seen.c.first_seen_at,
-                User.last_seen_at < seen.c.last_seen_at,
-            )
-        )
+        .where(User.subject_key == seen.c.subject_key, widens)
         .values(
             first_seen_at=func.least(User.first_seen_at, seen.c.first_seen_at),
             last_seen_at=func.greatest(User.last_seen_at, seen.c.last_seen_at),

@@ -29,6 +29,34 @@ def test_only_what_postgresql_can_hold_is_storable(text: str, storable: bool) ->
     assert is_storable(text) is storable
 
 
+@pytest.mark.parametrize(
+    ("value", "storable"),
+    [
+        (None, True),
+        ({"a": [1, 2.5, True, None, {"b": "c"}]}, True),
+        ([2**53, -(2**53)], True),
+        ([2**53 + 1], False),
+        ({"a": -1e17}, False),
+        ([float("inf")], False),
+        ([float("nan")], False),
+        ({"a": ["\x00"]}, False),
+        ({"\x00": 1}, False),
+        ({"a": {"b": {"\ud800": 1}}}, False),
+    ],
+)
+def test_json_is_storable_where_all_in_it_is(value: object, storable: bool) -> None:
+    assert is_storable(value) is storable
+
+
+@pytest.mark.parametrize(("levels", "storable"), [(100, True), (101, False), (900, False)])
+def test_json_is_storable_to_a_hundred_levels(levels: int, storable: bool) -> None:
+    lists: object = "x"
+    dicts: object = "x"
+    for _ in range(levels):
+        lists, dicts = [lists], {"a": dicts}
+    assert is_storable(lists) is is_storable(dicts) is storable
+
+
 @given(st.text())
 def test_storable_text_is_utf_8_without_nul(text: str) -> None:
     assert is_storable(text) is ("\x00" not in text)

@@ -453,7 +453,9 @@ NOT_ADMINS = [asker for asker in ASKERS if asker != "ADMIN"]
 WAYS = {
     "aliases": """
         query ($them: ID!) { a: user(userId: $them) { who: displayName } b: user(userId: $them) { who: userId } }""",
-    "a named fragment": "query ($them: ID!) { user(userId: $them) { ...F } } fragment F on User { displayName journey { totalXp } }",
+    "a named fragment": """
+        query ($them: ID!) { user(userId: $them) { ...F } }
+        fragment F on User { displayName journey { totalXp } }""",
     "nested fragments": """
         query ($them: ID!) { user(userId: $them) { ... on Node { ... on User { ...F } } } }
         fragment F on User { ...G events { nodes { ... on Node { id ... on ActivityEvent { data } } } } }
@@ -483,6 +485,16 @@ async def test_a_stranger_is_answered_like_nobody(town: Town, asker: str) -> Non
         await _same(town, asker, query, {"who": STRANGER}, {"who": NOBODY})
     for kind, node_id in town.nodes[STRANGER].items():
         await _same(town, asker, NODE, {"id": node_id}, {"id": town.nodes[NOBODY][kind]})
+
+
+async def test_naming_a_stranger_in_an_event_is_refused_like_naming_nobody(town: Town) -> None:
+    refusals = []
+    for who in (STRANGER, NOBODY):
+        named = {**an_event(PARENT), "userId": None, "event": {"parentDashboardOpened": {"childId": who}}}
+        (refusal,) = (await town.platform.track([named], ASKERS["PARENT"]))["userErrors"]
+        refusals.append({**refusal, "eventId": None})
+    assert refusals[0] == refusals[1]
+    assert refusals[0]["code"] == "FORBIDDEN"
 
 
 async def _same(town: Town, asker: str, query: str, of_stranger: Answer, of_nobody: Answer) -> None:

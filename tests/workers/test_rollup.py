@@ -25,6 +25,9 @@ from workers.rollup import roll_up
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MONDAY = (NOW - timedelta(days=NOW.weekday() + 7)).replace(hour=0, minute=0, second=0)
 NUMBERS = count()
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 some_examples = settings(
     max_examples=10,
     deadline=None,
@@ -269,7 +272,7 @@ async def test_more_people_than_one_roll_up_takes_are_derived_by_several(storing
     assert rows == [(120,)]
 
 
-@pytest.mark.parametrize("order", range(8))
+@pytest.mark.parametrize("order", range(4))
 async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle(
     storing: Storing, idle: Platform, order: int
 ) -> None:
@@ -296,11 +299,7 @@ async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle
 async def waiting_for_a_lock(storing: Storing, backends: int) -> None:
     """Return once so many connections to this database wait for a lock."""
     async with asyncio.timeout(10):
-        while await storing.rows(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            " HAVING count(*) < :backends",
-            backends=backends,
-        ):
+        while await storing.rows(WAITING) < [(backends,)]:
             await asyncio.sleep(0.01)
 
 
@@ -314,8 +313,8 @@ async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, 
     await send(storing, name, history.events)
     then = NOW + timedelta(days=later)
     boundary = horizon(then, DAYS)
-    spoilt = await storing.rows(
-        "UPDATE daily_activity SET events = events + 1000 WHERE subject_key = :key AND day < :day RETURNING day",
+    await storing.rows(
+        "UPDATE daily_activity SET events = events + 1000 WHERE subject_key = :key AND day < :day",
         key=key,
         day=(boundary - timedelta(hours=14)).date(),
     )
@@ -328,23 +327,6 @@ async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, 
     await storing.mark(key, [boundary - timedelta(days=60), NOW + ZONES_APART])
     await storing.derive(then)
     assert await storing.derived(key, "*, ctid, xmin::text") == before
-    assert all(day < boundary.date() for (day,) in spoilt)
-
-
-async def test_a_session_that_opened_on_a_sealed_day_is_not_found_again_in_its_rest(storing: Storing) -> None:
-    name, key = await learner(storing)
-    later = NOW + timedelta(days=30)
-    boundary = horizon(later, DAYS)
-    times = [boundary + minutes * MINUTE for minutes in (-10, 10, 30, 50)]
-    await send(storing, name, [visit(at) for at in times])
-    assert await sessions(storing, key) == [(times[0], times[-1])]
-    before = await storing.derived(key)
-    await storing.rows(
-        "DELETE FROM user_activity_events WHERE subject_key = :key AND occurred_at < :at", key=key, at=boundary
-    )
-    await storing.mark(key, times[1:])
-    await storing.derive(later)
-    assert await storing.derived(key) == before
 
 
 async def test_seen_is_from_the_earliest_to_the_latest_event(storing: Storing) -> None:

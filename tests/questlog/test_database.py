@@ -1,0 +1,118 @@
+"""The logins, and migrations that go forward and back, once however many start them."""
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Table, text
+from sqlalchemy.engine import make_url
+
+import models
+from models.base import Base, connect
+from questlog.database import Logins, logins, migrate
+from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings, SettingsError
+from tests.platform import in_database
+
+TABLES = (
+    "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+    " AND relname <> 'alembic_version'"
+)
+COLUMNS = (
+    "SELECT column_name, is_nullable = 'YES' AS nullable FROM information_schema.columns"
+    " WHERE table_schema = 'public' AND table_name = :table"
+)
+
+
+@pytest.fixture
+async def empty(servers: EmbeddedServers) -> AsyncIterator[Logins]:
+    """The logins of a database that nothing has been done to."""
+    database = f"t{uuid4().hex}"
+    engine = connect(in_database(servers.superuser_url, "postgres"), pool_size=1)
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with autocommit.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {database} OWNER questlog"))
+    yield logins(Settings(database_url=in_database(servers.database_url, database)))
+    async with autocommit.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {database} WITH (FORCE)"))
+    await engine.dispose()
+
+
+async def count(urls: Logins, query: str) -> int:
+    """The number that a query of the owner's gives."""
+    engine = connect(urls.owner or "", pool_size=1)
+    async with engine.connect() as connection:
+        found = await connection.scalar(text(query))
+    await engine.dispose()
+    return int(found or 0)
+
+
+async def test_forward_and_back_and_forward(empty: Logins) -> None:
+    await migrate(empty)
+    there = await count(empty, TABLES)
+    await migrate(empty, "base")
+    assert await count(empty, TABLES) == 0
+    await migrate(empty)
+    assert await count(empty, TABLES) == there > len(Base.metadata.tables)
+
+
+async def test_two_at_once_do_it_once(empty: Logins) -> None:
+    await asyncio.gather(migrate(empty), migrate(empty), migrate(empty))
+    assert await count(empty, "SELECT count(*) FROM alembic_version") == 1
+
+
+async def test_the_tables_have_the_columns_that_the_models_say(empty: Logins) -> None:
+    await migrate(empty)
+    for module in pkgutil.iter_modules(models.__path__):
+        importlib.import_module(f"models.{module.name}")
+    engine = connect(empty.owner or "", pool_size=1)
+    async with engine.connect() as connection:
+        for table in Base.metadata.tables.values():
+            found = await connection.execute(text(COLUMNS), {"table": table.name})
+            assert {row.column_name: row.nullable for row in found} == nullable(table)
+    await engine.dispose()
+
+
+def nullable(table: Table) -> dict[str, bool]:
+    """The columns of a model, and whether each may be null."""
+    return {column.name: bool(column.nullable) for column in table.columns}
+
+
+def test_derived_logins_share_the_place_and_have_passwords_of_their_own() -> None:
+    urls = logins(Settings(database_url="postgresql://owner:secret@db.example:5433/quests?sslmode=require"))
+    parsed = [make_url(url) for url in (urls.viewer, urls.admin, urls.worker, urls.intake)]
+    assert [url.username for url in parsed] == [
+        "questlog_viewer",
+        "questlog_admin",
+        "questlog_worker",
+        "questlog_intake",
+    ]
+    assert len({str(url.password) for url in parsed} | {"secret"}) == 5
+    assert {(url.host, url.port, url.database, url.query["sslmode"]) for url in parsed} == {
+        ("db.example", 5433, "quests", "require")
+    }
+
+
+def test_a_login_of_one_s_own_is_taken_as_it_is() -> None:
+    mine = "postgresql://reader:pass@db.example/quests"
+    urls = logins(Settings(database_url="postgresql://owner:secret@db.example/quests", viewer_database_url=mine))
+    assert urls.viewer == mine
+    assert urls.names()["viewer"] == "reader"
+
+
+@pytest.mark.parametrize("url", [None, "postgresql://owner@db.example/quests"])
+def test_logins_that_cannot_be_derived_are_said_in_one_line(url: str | None) -> None:
+    with pytest.raises(SettingsError, match="QUESTLOG_DATABASE_URL"):
+        logins(Settings(database_url=url))
+
+
+async def test_migrating_takes_the_owner() -> None:
+    login = "postgresql://someone:pass@db.example/quests"
+    given = Settings(
+        viewer_database_url=login, admin_database_url=login, worker_database_url=login, intake_database_url=login
+    )
+    with pytest.raises(SettingsError, match="owner"):
+        await migrate(logins(given))
