@@ -5,7 +5,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -70,12 +69,10 @@ def test_make_test_passes(clone: Path) -> None:
 
 def test_the_demo_comes_to_its_end_and_starts_again_from_there(clone: Path) -> None:
     run("make", ".venv/questlog.stamp", clone=clone)
-    for limit in (90, 15):
-        began = time.monotonic()
+    for _ in range(2):
         with popen(".venv/bin/questlog", "demo", "--port", "0", clone=clone, stdout=subprocess.PIPE) as demo:
             assert demo.stdout
             printed = list(takewhile(lambda line: not line.startswith("Serving http://"), demo.stdout))
-            assert time.monotonic() - began < limit
             demo.send_signal(signal.SIGINT)
             assert "They agree.\n" in printed
             assert demo.wait(60) == 0
