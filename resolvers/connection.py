@@ -32,7 +32,7 @@ def moment(text: str) -> datetime:
     return found
 
 
-def word(text: str) -> str:
+def word(text: object) -> str:
     """The text that a cursor or id holds; raises ValueError where no database could hold it."""
     if not (isinstance(text, str) and is_storable(text)):
         raise ValueError(text)

@@ -1,7 +1,7 @@
 """A whole installation for tests: the real API in this process, a real arq worker, real PostgreSQL and Valkey."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,8 +108,11 @@ class Platform:
         """Return once everything that was acknowledged is stored, and everything stored is derived."""
         queue = await open_queue(self.settings.redis_url or "")
         try:
-            while any(not job.startswith(b"cron:") for job in await queue.zrange("arq:queue", 0, -1)):
-                await asyncio.sleep(0.01)
+
+            async def empty() -> bool:
+                return all(job.startswith(b"cron:") for job in await queue.zrange("arq:queue", 0, -1))
+
+            await until(empty)
         finally:
             await queue.aclose(close_connection_pool=True)
         while await self.dirty():
@@ -120,6 +123,13 @@ class Platform:
         """How many spans wait for a roll-up."""
         async with self.worker_engine.connect() as connection:
             return await connection.scalar(select(func.count()).select_from(DirtySpan)) or 0
+
+
+async def until(true: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+    """Return once it is true; raises TimeoutError where it does not become so in that time."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110 - nothing tells what another process has done
+            await asyncio.sleep(0.01)
 
 
 async def prepare_template(servers: EmbeddedServers) -> None:

@@ -62,10 +62,12 @@ async def roll_up(connection: AsyncConnection, now: datetime, *, anonymize_after
 
 
 async def _claim(connection: AsyncConnection) -> list[Span]:
+    # OFFSET 0 keeps the lock out of the grouping, where it would be taken for everybody who waits.
     oldest = (
         select(DirtySpan.subject_key, func.min(DirtySpan.marked_at).label("since"))
         .group_by(DirtySpan.subject_key)
         .order_by("since")
+        .offset(0)
         .subquery()
     )
     lock = func.pg_try_advisory_xact_lock(func.hashtextextended(cast(oldest.c.subject_key, Text), 0))

@@ -151,8 +151,9 @@ async def test_twenty_are_shown_where_neither_first_nor_last_is_given(
 @pytest.mark.parametrize(
     "arguments", [{"first": 0}, {"first": -1}, {"first": 101}, {"last": 0}, {"last": 101}, {"first": 1, "last": 1}]
 )
+@pytest.mark.usefixtures("whole")
 async def test_exactly_one_of_first_and_last_is_given_and_1_to_100(
-    platform: Platform, whole: dict[str, list[str]], name: str, arguments: dict[str, int]
+    platform: Platform, name: str, arguments: dict[str, int]
 ) -> None:
     assert await errors_of(platform, query_of(name), **arguments) == ["BAD_USER_INPUT"]
 
@@ -193,9 +194,8 @@ def named(raw: bytes, name: str) -> str:
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("argument", ["after", "before"])
-async def test_what_is_no_cursor_of_the_list_is_refused(
-    platform: Platform, whole: dict[str, list[str]], name: str, argument: str
-) -> None:
+@pytest.mark.usefixtures("whole")
+async def test_what_is_no_cursor_of_the_list_is_refused(platform: Platform, name: str, argument: str) -> None:
     wrong = {what: named(raw, name) for what, raw in NO_CURSORS.items()}
     if name == "activityEvents":
         wrong |= {what: named(raw.replace(b"]", f', "{ID}"]'.encode()), name) for what, raw in NO_CURSORS.items()}
@@ -203,10 +203,11 @@ async def test_what_is_no_cursor_of_the_list_is_refused(
     for other in LISTS.keys() - {name}:
         wrong[f"of {other}"] = (await page_of(platform, other, first=1))["pageInfo"]["endCursor"]
     answers = {what: await errors_of(platform, query_of(name), **{argument: each}) for what, each in wrong.items()}
-    assert answers == dict.fromkeys(wrong, ["BAD_USER_INPUT"])
+    assert answers == {what: ["BAD_USER_INPUT"] for what in wrong}
 
 
-async def test_a_cursor_is_a_place_and_not_a_row(platform: Platform, whole: dict[str, list[str]]) -> None:
+@pytest.mark.usefixtures("whole")
+async def test_a_cursor_is_a_place_and_not_a_row(platform: Platform) -> None:
     assert keys(await page_of(platform, "users", first=1, after=cursor("users", "kin"))) == ["other-00"]
     assert keys(await page_of(platform, "events", after=cursor("events", AT.replace("2026", "2000"), ID))) == []
 
@@ -238,7 +239,8 @@ async def test_what_is_inserted_meanwhile_neither_repeats_nor_hides_anything(pla
     assert [key for key in seen if key not in before] == [inserted[2]["eventId"], inserted[1]["eventId"]]
 
 
-async def test_users_who_come_while_paging_hide_nobody(platform: Platform, whole: dict[str, list[str]]) -> None:
+@pytest.mark.usefixtures("whole")
+async def test_users_who_come_while_paging_hide_nobody(platform: Platform) -> None:
     query = query_of("users").replace("last: $last,", "last: $last, role: PARENT,")
     await platform.upsert(*({"userId": f"p{number}", "role": "PARENT"} for number in (2, 4, 6)))
     page = found_in(await platform.data(query, ADMIN, first=2))
@@ -266,8 +268,8 @@ PICKY = START + timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
-async def picky(platform: Platform, whole: dict[str, list[str]]) -> list[Answer]:
-    """Six events, a minute apart; after the pages of the other lists have been read."""
+async def picky(platform: Platform) -> list[Answer]:
+    """Six events, a minute apart."""
     await platform.upsert({"userId": "picky", "role": "STUDENT"})
     data = {"Answer": {"grade": 2, "words": ["a", "b"]}, "n": 1.5}
     sent = [
@@ -310,8 +312,9 @@ ALL = ["logout", "essay", "badge_viewed", "task_viewed", "quest_started", "login
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("picky")
 async def test_events_are_narrowed_by_category_type_and_time(
-    platform: Platform, picky: list[Answer], wanted: Answer, types: list[str]
+    platform: Platform, wanted: Answer, types: list[str]
 ) -> None:
     variables = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in wanted.items()}
     found = (await platform.data(FILTERED, ADMIN, **variables))["user"]["events"]["nodes"]
@@ -336,8 +339,9 @@ async def test_events_are_narrowed_by_category_type_and_time(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("picky")
 async def test_everybodys_events_are_narrowed_by_payload_type_and_time(
-    platform: Platform, picky: list[Answer], wanted: Answer, types: list[str]
+    platform: Platform, wanted: Answer, types: list[str]
 ) -> None:
     found = (await platform.data(EVERYBODYS, ADMIN, **wanted))["activityEvents"]["nodes"]
     assert [node["type"] for node in found] == types
@@ -355,12 +359,14 @@ async def test_every_payload_holds_the_empty_object(platform: Platform, picky: l
     [[], "text", 5, True, {"a\x00b": 1}, {"a": ["\x00"]}, {"a": "\\\x00"}, {"n": 10**30}, {"n": 2**53 + 1}],
     ids=repr,
 )
-async def test_what_no_payload_can_hold_is_refused(platform: Platform, picky: list[Answer], containing: Any) -> None:
+@pytest.mark.usefixtures("picky")
+async def test_what_no_payload_can_hold_is_refused(platform: Platform, containing: Any) -> None:
     answer = await platform.ask(EVERYBODYS, ADMIN, containing=containing)
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
-async def test_a_deep_object_to_look_for_is_refused(platform: Platform, picky: list[Answer]) -> None:
+@pytest.mark.usefixtures("picky")
+async def test_a_deep_object_to_look_for_is_refused(platform: Platform) -> None:
     deep: Answer = {}
     for _ in range(900):
         deep = {"a": deep}
@@ -368,7 +374,8 @@ async def test_a_deep_object_to_look_for_is_refused(platform: Platform, picky: l
 
 
 @pytest.mark.parametrize("kind", ["User", "ActivityEvent", "Session", "Milestone", "Query", "users", ""])
-async def test_what_is_no_id_is_nothing(platform: Platform, whole: dict[str, list[str]], kind: str) -> None:
+@pytest.mark.usefixtures("whole")
+async def test_what_is_no_id_is_nothing(platform: Platform, kind: str) -> None:
     wrong = [cursor(kind, ID, ID, AT), cursor(kind, ID, AT, ID), cursor(kind, "nobody"), "A" * 10_000]
     wrong += [named(raw, kind) for raw in NO_CURSORS.values()]
     wrong += [

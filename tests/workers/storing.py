@@ -78,14 +78,17 @@ class Storing:
         """What the derived tables hold of a subject."""
         order = "ORDER BY 1, 2, 3"
         return {
-            table: await self.rows(f"SELECT {columns} FROM {table} WHERE subject_key = :key {order}", key=key)
+            table: await self.rows(
+                f"SELECT {columns} FROM {table} WHERE subject_key = :key {order}",  # noqa: S608 - the test's own names
+                key=key,
+            )
             for table in DERIVED
         }
 
     async def wipe(self, key: UUID) -> None:
         """Forget all that was derived of a subject."""
         for table in DERIVED:
-            await self.rows(f"DELETE FROM {table} WHERE subject_key = :key", key=key)
+            await self.rows(f"DELETE FROM {table} WHERE subject_key = :key", key=key)  # noqa: S608 - its own names
 
 
 async def impatient(connection: AsyncConnection) -> None:

@@ -20,7 +20,7 @@ from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
 from tests.histories import as_input
-from tests.platform import Platform, new_api, working
+from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
 from workers.intake import open_queue
@@ -66,9 +66,10 @@ async def stored(api: Platform) -> int:
 
 
 async def until_stored(api: Platform, number: int) -> None:
-    async with asyncio.timeout(60):
-        while await stored(api) < number:
-            await asyncio.sleep(0.01)
+    async def enough() -> bool:
+        return await stored(api) >= number
+
+    await until(enough)
 
 
 async def send(api: Platform, events: Sequence[Event], size: int = 100) -> None:
@@ -106,9 +107,11 @@ async def until_a_worker_waits(api: Platform) -> None:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'questlog worker' AND wait_event_type = 'Lock'"
     )
-    async with asyncio.timeout(20):
-        while await rows(api, waiting) == [(0,)]:
-            await asyncio.sleep(0.02)
+
+    async def somebody_waits() -> bool:
+        return await rows(api, waiting) != [(0,)]
+
+    await until(somebody_waits)
 
 
 @pytest.mark.long
@@ -216,7 +219,10 @@ async def test_partitions_are_made_from_the_horizon_to_four_weeks_ahead_and_once
     assert {name for _, name, _ in made} == wanted
     await asyncio.gather(make_partitions(ctx), make_partitions(ctx))
     assert await rows(api, PARTITIONS) == made
-    bare = "SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity)"
+    bare = (
+        "SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'"
+        " AND NOT (relrowsecurity AND relforcerowsecurity)"
+    )
     assert await rows(api, bare) == [(0,)]
 
 
@@ -228,9 +234,11 @@ async def rows_changed(api: Platform, statement: str) -> None:
 
 async def until_retried(api: Platform) -> None:
     """Return once a batch failed and waits to be tried again."""
-    async with asyncio.timeout(30):
-        while not await batches(api, "retry") or await batches(api, "in-progress"):
-            await asyncio.sleep(0.02)
+
+    async def put_back() -> bool:
+        return bool(await batches(api, "retry")) and not await batches(api, "in-progress")
+
+    await until(put_back)
 
 
 async def batches(api: Platform, state: str) -> list[bytes]:

@@ -17,17 +17,15 @@ from models.horizon import horizon
 from models.user import UserRole
 from resolvers.user import ZONES_APART
 from tests.histories import as_tracked, deliveries, histories
-from tests.platform import Platform
+from tests.platform import Platform, until
 from tests.recomputation import Event, History
 from tests.workers.storing import DAYS, NOW, Rows, Storing, visit
-from workers.rollup import roll_up
+from workers.rollup import SUBJECTS_AT_ONCE, roll_up
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MONDAY = (NOW - timedelta(days=NOW.weekday() + 7)).replace(hour=0, minute=0, second=0)
 NUMBERS = count()
-WAITING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 some_examples = settings(
     max_examples=10,
     deadline=None,
@@ -261,15 +259,22 @@ async def test_a_roll_up_that_is_rolled_back_leaves_its_work_to_the_next(storing
     assert await sessions(storing, key) == [(MONDAY, MONDAY)]
 
 
-async def test_more_people_than_one_roll_up_takes_are_derived_by_several(storing: Storing) -> None:
-    people = [await learner(storing) for _ in range(120)]
-    await storing.store([as_tracked(visit(MONDAY), name) for name, _ in people])
-    assert await asyncio.gather(storing.roll_up(), storing.roll_up()) != [0, 0]
+async def test_roll_ups_at_the_same_time_share_the_people_and_hold_no_more_than_they_derive(
+    storing: Storing,
+) -> None:
     await storing.derive()
-    rows = await storing.rows(
-        "SELECT count(*) FROM user_sessions WHERE subject_key = ANY (:keys)", keys=[key for _, key in people]
-    )
-    assert rows == [(120,)]
+    people = [await learner(storing) for _ in range(3 * SUBJECTS_AT_ONCE)]
+    await storing.store([as_tracked(visit(MONDAY), name) for name, _ in people])
+    async with storing.engine.begin() as one, storing.engine.begin() as other:
+        assert await roll_up(one, NOW, anonymize_after_days=DAYS) == SUBJECTS_AT_ONCE
+        held = await storing.rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        assert held == [(SUBJECTS_AT_ONCE,)]
+        assert await roll_up(other, NOW, anonymize_after_days=DAYS) == SUBJECTS_AT_ONCE
+    assert await storing.roll_up() == SUBJECTS_AT_ONCE
+    assert await storing.roll_up() == 0
+    keys = [key for _, key in people]
+    rows = await storing.rows("SELECT count(*) FROM user_sessions WHERE subject_key = ANY (:keys)", keys=keys)
+    assert rows == [(len(people),)]
 
 
 @pytest.mark.parametrize("order", range(4))
@@ -281,6 +286,7 @@ async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle
     In which order rows are found is up to their random keys: several tries show several.
     """
     first, second, third = [f"circle {order} {letter}" for letter in "abc"]
+    await storing.derive()
     keys = {name: await storing.know(name) for name in (third, second, first)}
     await storing.store([as_tracked(visit(MONDAY), name) for name in (third, first)])
     async with storing.superuser.connect() as holding, storing.engine.begin() as deriving:
@@ -298,9 +304,11 @@ async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle
 
 async def waiting_for_a_lock(storing: Storing, backends: int) -> None:
     """Return once so many connections to this database wait for a lock."""
-    async with asyncio.timeout(10):
-        while await storing.rows(WAITING) < [(backends,)]:
-            await asyncio.sleep(0.01)
+
+    async def so_many_wait() -> bool:
+        return await storing.rows(WAITING) >= [(backends,)]
+
+    await until(so_many_wait, seconds=10)
 
 
 # ------------------------------------------------------------------------------------------ what is sealed

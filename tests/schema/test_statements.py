@@ -1,0 +1,196 @@
+"""Nested questions cost one statement a level, however many learners are asked about, and none reads all events."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, text
+
+from models.viewer import Role
+from tests.platform import Answer, Asker, Platform
+
+ADMIN: Asker = (Role.ADMIN, "root")
+PARENT: Asker = (Role.PARENT, "pat")
+CHILDREN = [f"kid-{number:02}" for number in range(50)]
+OTHERS = [f"other-{number:02}" for number in range(20)]
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+OF_A_LEARNER = """
+    userId
+    engagement { sessions daily { dates events } }
+    journey { totalXp recentCompletions { questId } milestones(first: 3) { nodes { id kind } } }
+    events(first: 3) { nodes { id type data sessionId } }
+    sessions(first: 3) { nodes { id startedAt } }
+    eventCounts { category count }
+    guardians { userId }
+"""
+# The users themselves, engagement, journey, recentCompletions, milestones, events, sessions, eventCounts, guardians.
+LEVELS = 9
+USERS = f"query ($first: Int) {{ users(first: $first, role: STUDENT) {{ nodes {{ {OF_A_LEARNER} }} }} }}"
+USER = f'{{ user(userId: "kid-07") {{ {OF_A_LEARNER} }} }}'
+CHILDREN_OF = f"{{ viewer {{ children {{ {OF_A_LEARNER} }} }} }}"
+NODES = f"query ($ids: [ID!]!) {{ nodes(ids: $ids) {{ id ... on User {{ {OF_A_LEARNER} }} }} }}"
+IDS = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def school(platform: Platform) -> None:
+    """Parents of one, ten and fifty, and some thousand events of their children and of others."""
+    parents = {"pat": 50, "parent of 1": 1, "parent of 10": 10, "parent of 50": 50}
+    await platform.upsert(
+        *({"userId": parent, "role": "PARENT"} for parent in parents),
+        *({"userId": user_id, "role": "STUDENT"} for user_id in [*CHILDREN, *OTHERS]),
+    )
+    for parent, count in parents.items():
+        for child in CHILDREN[:count]:
+            await platform.link(parent, child)
+    for user_ids, days in ((CHILDREN, 6), (OTHERS, 20)):
+        for start in range(0, len(user_ids), 5):
+            await platform.track([sent for one in user_ids[start : start + 5] for sent in history(one, days)])
+    await platform.settle()
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("ANALYZE"))
+        assert (await connection.scalar(text("SELECT count(*) FROM user_activity_events")) or 0) > 3000
+
+
+def history(user_id: str, days: int) -> list[Answer]:
+    """Five events a day, some of which name other people."""
+    device = str(uuid4())
+    return [
+        {
+            "eventId": str(uuid4()),
+            "occurredAt": (NOW - timedelta(days=ago, hours=1) + timedelta(minutes=minute)).isoformat(),
+            "event": payload,
+            "userId": user_id,
+            "deviceId": device,
+        }
+        for ago in range(days)
+        for minute, payload in enumerate(
+            (
+                {"questStarted": {"questId": f"q{ago}"}},
+                {"questCompleted": {"questId": f"q{ago}", "xp": 5, "pillar": "p"}},
+                {"profileViewed": {"profileId": "kid-00"}},
+                {"connectionRequestSent": {"recipientId": "other-00"}},
+                {"logout": {}},
+            )
+        )
+    ]
+
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def sent_by(platform: Platform) -> Iterator[list[Statement]]:
+    """The statements that requests send to the database, with their parameters."""
+    sent: list[Statement] = []
+
+    def note(*execution: Any) -> None:
+        _, _, statement, parameters, *_ = execution
+        sent.append((statement, parameters))
+
+    databases = platform.api.databases
+    engines = [engine.sync_engine for engine in (databases.viewer, databases.admin, databases.intake)]
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def known(platform: Platform, asker: Asker) -> None:
+    """Let the asker have asked before: the first time they are made known, which costs a statement."""
+    await platform.data("{ viewer { user { userId } } }", asker)
+
+
+@pytest.mark.parametrize("first", [1, 10, 50])
+async def test_a_page_of_users_costs_one_statement_a_level(platform: Platform, first: int) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        users = (await platform.data(USERS, ADMIN, first=first))["users"]["nodes"]
+    assert [user["userId"] for user in users] == CHILDREN[:first]
+    assert len(sent) == LEVELS
+
+
+@pytest.mark.parametrize("count", [1, 10, 50])
+async def test_a_parents_children_cost_one_statement_a_level(platform: Platform, count: int) -> None:
+    asker: Asker = (Role.PARENT, f"parent of {count}")
+    await known(platform, asker)
+    with sent_by(platform) as sent:
+        children = (await platform.data(CHILDREN_OF, asker))["viewer"]["children"]
+    assert [child["userId"] for child in children] == CHILDREN[:count]
+    # And one that says who asks, and one that looks whom of those named in events they may see.
+    assert ["app_begin" in statement for statement, _ in sent] == [True] + [False] * (LEVELS + 1)
+
+
+async def test_one_user_costs_as_much_as_many(platform: Platform) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        await platform.data(USER, ADMIN)
+    assert len(sent) == LEVELS
+
+
+@pytest.mark.parametrize("count", [1, 10, 50])
+async def test_nodes_cost_one_statement_a_level(platform: Platform, count: int) -> None:
+    found = await platform.data("{ users(first: 100, role: STUDENT) { nodes { id } } }", ADMIN)
+    ids = [node["id"] for node in found["users"]["nodes"]][:count]
+    with sent_by(platform) as sent:
+        nodes = (await platform.data(NODES, ADMIN, ids=ids))["nodes"]
+    assert [node["id"] for node in nodes] == ids
+    assert len(sent) == LEVELS
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_nodes_of_several_kinds_cost_one_statement_a_kind(platform: Platform, count: int) -> None:
+    users = (await platform.data(USERS, ADMIN, first=count))["users"]["nodes"]
+    ids = [
+        below["nodes"][0]["id"]
+        for user in users
+        for below in (user["events"], user["sessions"], user["journey"]["milestones"])
+    ]
+    with sent_by(platform) as sent:
+        nodes = (await platform.data(IDS, ADMIN, ids=ids))["nodes"]
+    assert [node["id"] for node in nodes] == ids
+    assert len(sent) == 3
+
+
+async def test_the_same_question_under_two_names_costs_what_it_costs_once(platform: Platform) -> None:
+    await known(platform, ADMIN)
+    twice = "{ users(first: 9, role: STUDENT) { nodes { a: engagement { sessions } b: engagement { logins } } } }"
+    with sent_by(platform) as sent:
+        await platform.data(twice, ADMIN)
+    assert len(sent) == 2
+
+
+def reads(plan: Answer) -> Iterator[tuple[str, str]]:
+    """Each table that a plan reads, and how."""
+    if "Relation Name" in plan:
+        yield plan["Relation Name"], plan["Node Type"]
+    for below in plan.get("Plans", []):
+        yield from reads(below)
+
+
+@pytest.mark.parametrize(("query", "asker"), [(USERS, ADMIN), (USER, ADMIN), (CHILDREN_OF, PARENT)])
+async def test_no_nested_question_reads_the_events_from_end_to_end(
+    platform: Platform, query: str, asker: Asker
+) -> None:
+    await known(platform, asker)
+    with sent_by(platform) as sent:
+        await platform.data(query, asker)
+    databases = platform.api.databases
+    found: set[str] = set()
+    async with (databases.admin if asker == ADMIN else databases.viewer).connect() as connection:
+        for statement, parameters in sent:
+            if "app_begin" in statement:
+                await connection.exec_driver_sql(statement, parameters)
+                continue
+            explained = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+            plan = explained.scalar_one()
+            [root] = json.loads(plan) if isinstance(plan, str) else plan
+            found |= {how for table, how in reads(root["Plan"]) if table.startswith("user_activity_events")}
+    assert found
+    assert found <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
