@@ -84,8 +84,13 @@ class Page:
             statement = statement.where(self._beyond(self.after, self.order.newest_first))
         if self.before:
             statement = statement.where(self._beyond(self.before, not self.order.newest_first))
-        descending = self.order.newest_first != self.from_end
-        return statement.order_by(*(each.desc() if descending else each.asc() for each in columns)).limit(self.size + 1)
+        in_order = (each.desc() if self.descending else each.asc() for each in columns)
+        return statement.order_by(*in_order).limit(self.size + 1)
+
+    @property
+    def descending(self) -> bool:
+        """Whether rows are found in falling order: what is taken from the end is turned round afterwards."""
+        return self.order.newest_first != self.from_end
 
     def _beyond(self, place: tuple[Any, ...], descending: bool) -> ColumnElement[bool]:
         key = tuple_(*self.order.columns)
@@ -151,7 +156,11 @@ async def page_of_each(
         statement.where(subject_key == asked.c.subject_key, visible_to(request.viewer, subject_key))
     ).lateral("theirs")
     found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
-    for row in await request.reader.rows(select(theirs).select_from(asked.join(theirs, true()))):
+    in_order = [
+        theirs.c[column.key].desc() if page.descending else theirs.c[column.key] for column in page.order.columns
+    ]
+    statement = select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order)
+    for row in await request.reader.rows(statement):
         found[row.subject_key].append(row)
     return {key: page.slice(rows) for key, rows in found.items()}
 

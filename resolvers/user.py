@@ -1,7 +1,7 @@
 """People: who is kept, whom the viewer may see, and what a SERVICE tells of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -84,6 +84,10 @@ class UserDraft:
     time_zone: str | object | None = KEEP
     birth_date: date | object | None = KEEP
 
+    def upon(self, earlier: "UserDraft") -> "UserDraft":
+        """The same with what it keeps taken from an earlier one."""
+        return replace(earlier, **{name: sent for name, sent in vars(self).items() if sent is not KEEP})
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -97,14 +101,18 @@ class Refusal:
 async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[dict[str, Any]], list[Refusal]]:
     """Keep the users as they are sent; gives the rows of those who were taken, and why others were not.
 
-    Where a zone changes, all days that are not sealed are derived again. Of a user sent twice the last counts.
+    Where a zone changes, all days that are not sealed are derived again. A user sent twice is as if they were
+    sent one after the other.
     """
     request.require(Role.SERVICE, Role.ADMIN)
     if not 1 <= len(drafts) <= MOST_UPSERTS:
         raise BadUserInputError(f"users has {len(drafts)} entries, and must have 1 to {MOST_UPSERTS}")
     refusals = [refusal for index, draft in enumerate(drafts) for refusal in _refusals(index, draft, request)]
     refused = {int(refusal.field[1]) for refusal in refusals}
-    taken = {draft.user_id: draft for index, draft in enumerate(drafts) if index not in refused}
+    taken: dict[str, UserDraft] = {}
+    for index, draft in enumerate(drafts):
+        if index not in refused:
+            taken[draft.user_id] = draft.upon(taken.get(draft.user_id, draft))
     if not taken:
         return [], refusals
     async with request.databases.writing() as connection:

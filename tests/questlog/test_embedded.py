@@ -199,6 +199,7 @@ async def test_a_killed_server_starts_again_with_all_it_acknowledged(home: Path)
         assert await kept(servers) == (["before"], ["before"])
 
 
+@pytest.mark.long
 async def test_servers_end_with_a_killed_supervisor_and_start_again(home: Path) -> None:
     supervisor = starter(home)
     assert supervisor.stdout
@@ -211,6 +212,7 @@ async def test_servers_end_with_a_killed_supervisor_and_start_again(home: Path) 
         assert await kept(servers) == (["after"], ["after"])
 
 
+@pytest.mark.long
 async def test_servers_that_outlived_their_supervisor_are_ended_first(home: Path) -> None:
     left = EmbeddedServers(home)
     await left.start()
@@ -227,6 +229,7 @@ async def test_servers_that_outlived_their_supervisor_are_ended_first(home: Path
         await left.stop()
 
 
+@pytest.mark.long
 async def test_a_stale_process_id_that_somebody_else_has_by_now_is_no_obstacle(home: Path) -> None:
     async with EmbeddedServers(home) as servers:
         await keep(servers, "before")
@@ -255,6 +258,7 @@ async def test_a_first_start_killed_half_way_is_made_again(home: Path) -> None:
         assert not draft.parent.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["a" * 120, "with a space & more"])
 async def test_any_home_will_do(tmp_path: Path, name: str) -> None:
     home = tmp_path / name

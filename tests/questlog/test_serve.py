@@ -146,7 +146,7 @@ def test_what_is_killed_runs_again(shared: Installation, name: str) -> None:
     assert shared.ask("{ viewer { role } }") == {"data": {"viewer": {"role": "ANONYMOUS"}}}
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupt_ends_everything_cleanly(home: Path, by: signal.Signals) -> None:
     with serving(home) as installation:
         pids = list(children(installation.process.pid))
@@ -155,6 +155,7 @@ def test_an_interrupt_ends_everything_cleanly(home: Path, by: signal.Signals) ->
         assert not (home / "servers" / "run").exists()
 
 
+@pytest.mark.long
 def test_the_next_start_finds_everything_again(home: Path) -> None:
     people = 'mutation { upsertUsers(input: {users: [{userId: "s1", role: STUDENT}]}) { users { userId } } }'
     with serving(home) as installation:
@@ -165,6 +166,7 @@ def test_the_next_start_finds_everything_again(home: Path) -> None:
         assert installation.ask('{ user(userId: "s1") { userId } }', token) == {"data": {"user": {"userId": "s1"}}}
 
 
+@pytest.mark.long
 def test_everything_ends_with_a_killed_supervisor(home: Path) -> None:
     with serving(home) as installation:
         pids = list(children(installation.process.pid))
@@ -174,6 +176,7 @@ def test_everything_ends_with_a_killed_supervisor(home: Path) -> None:
         assert installation.answers()
 
 
+@pytest.mark.long
 def test_several_processes_share_one_address(home: Path) -> None:
     with serving(home, "--workers", "2", "--no-worker") as installation:
         first, second = installation.children("questlog.asgi")
@@ -185,6 +188,7 @@ def test_several_processes_share_one_address(home: Path) -> None:
         assert installation.end() == (0, "")
 
 
+@pytest.mark.long
 async def test_servers_named_by_settings_are_used(home: Path, tmp_path: Path) -> None:
     async with EmbeddedServers(home) as servers:
         named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
@@ -194,6 +198,7 @@ async def test_servers_named_by_settings_are_used(home: Path, tmp_path: Path) ->
             assert installation.end() == (0, "")
 
 
+@pytest.mark.long
 async def test_a_worker_alone_ends_cleanly(home: Path) -> None:
     async with EmbeddedServers(home) as servers:
         named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
@@ -217,6 +222,7 @@ def connections(servers: EmbeddedServers) -> int:
     return sum(line.endswith(str(servers.valkey.socket)) and line.split()[5] == "03" for line in sockets)
 
 
+@pytest.mark.long
 def test_migrate_runs_on_the_embedded_servers_too(home: Path) -> None:
     assert questlog(home, "migrate").returncode == 0
     assert questlog(home, "migrate", "base").returncode == 0
@@ -264,6 +270,7 @@ def test_what_is_wrong_is_said_in_one_line(
     assert_one_line(questlog(home, *arguments, *port, **settings), says)
 
 
+@pytest.mark.long
 async def test_a_wrong_password_is_said_in_one_line(home: Path, tmp_path: Path) -> None:
     async with EmbeddedServers(home) as servers:
         right = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}

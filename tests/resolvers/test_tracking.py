@@ -235,7 +235,7 @@ ALWAYS_REFUSED: dict[str, tuple[Answer, list[str], str]] = {
         ["event"],
         "TOO_LARGE",
     ),
-    "in the future": (event(occurredAt=ago(minutes=-6)), ["occurredAt"], "IN_FUTURE"),
+    "in the future": (event(occurredAt=ago(hours=-1)), ["occurredAt"], "IN_FUTURE"),
     "far in the future": (event(occurredAt="9999-12-31T23:59:59Z"), ["occurredAt"], "IN_FUTURE"),
     "too old": (event(occurredAt=ago(days=100)), ["occurredAt"], "TOO_OLD"),
     "of the year 1": (event(occurredAt="0001-01-01T00:00:00Z"), ["occurredAt"], "TOO_OLD"),

@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from models.event import TrackedEvent
 from models.rollup import mark_dirty
 from models.user import User, UserRole
+from tests.platform import until
 from tests.recomputation import Event
 from workers.event import Stored, store
 from workers.rollup import roll_up
 
 DERIVED = ("user_sessions", "learning_journey_events", "daily_activity", "daily_event_counts")
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 DAYS = 90
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -84,6 +86,14 @@ class Storing:
             )
             for table in DERIVED
         }
+
+    async def until_waiting(self, backends: int) -> None:
+        """Return once so many connections to this database wait for a lock."""
+
+        async def so_many_wait() -> bool:
+            return await self.rows(WAITING) >= [(backends,)]
+
+        await until(so_many_wait, seconds=10)
 
     async def wipe(self, key: UUID) -> None:
         """Forget all that was derived of a subject."""

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from models.event import TrackedEvent
@@ -91,6 +92,27 @@ async def test_shuffled_overlapping_batches_of_new_people_stored_at_once_neither
     assert await kept(storing, "crowd") == identities(everything)
     people = await storing.rows("SELECT count(*), count(DISTINCT user_id) FROM users WHERE user_id LIKE 'crowd %'")
     assert people == [(40, 40)]
+
+
+async def test_batches_that_bring_the_same_new_people_never_wait_in_a_circle(storing: Storing) -> None:
+    first, second, third = [f"newcomer {letter}" for letter in "abc"]
+
+    def arriving(*people: str) -> list[TrackedEvent]:
+        return [
+            as_tracked(visit(NOW - index * timedelta(minutes=1)), name, STUDENT) for index, name in enumerate(people)
+        ]
+
+    async with storing.superuser.connect() as holding:
+        await holding.execute(
+            text("INSERT INTO users VALUES (gen_random_uuid(), :name, 'STUDENT', NULL, 'UTC', NULL, now())"),
+            {"name": second},
+        )
+        forth = asyncio.create_task(storing.store(arriving(first, second, third)))
+        await storing.until_waiting(1)
+        back = asyncio.create_task(storing.store(arriving(third, second, first)))
+        await storing.until_waiting(2)
+        await holding.rollback()
+        assert await forth == await back == Stored(3, 0, 0)
 
 
 async def test_a_batch_that_fails_leaves_nothing(storing: Storing) -> None:

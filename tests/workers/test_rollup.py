@@ -17,7 +17,7 @@ from models.horizon import horizon
 from models.user import UserRole
 from resolvers.user import ZONES_APART
 from tests.histories import as_tracked, deliveries, histories
-from tests.platform import Platform, until
+from tests.platform import Platform
 from tests.recomputation import Event, History
 from tests.workers.storing import DAYS, NOW, Rows, Storing, visit
 from workers.rollup import SUBJECTS_AT_ONCE, roll_up
@@ -25,7 +25,6 @@ from workers.rollup import SUBJECTS_AT_ONCE, roll_up
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MONDAY = (NOW - timedelta(days=NOW.weekday() + 7)).replace(hour=0, minute=0, second=0)
 NUMBERS = count()
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 some_examples = settings(
     max_examples=10,
     deadline=None,
@@ -294,21 +293,12 @@ async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle
         upserting = asyncio.create_task(
             idle.upsert(*({"userId": name, "role": "STUDENT"} for name in (first, second, third)))
         )
-        await waiting_for_a_lock(storing, 1)
+        await storing.until_waiting(1)
         rolling_up = asyncio.create_task(roll_up(deriving, NOW, anonymize_after_days=DAYS))
-        await waiting_for_a_lock(storing, 2)
+        await storing.until_waiting(2)
         await holding.rollback()
         await upserting
         assert await rolling_up == 2
-
-
-async def waiting_for_a_lock(storing: Storing, backends: int) -> None:
-    """Return once so many connections to this database wait for a lock."""
-
-    async def so_many_wait() -> bool:
-        return await storing.rows(WAITING) >= [(backends,)]
-
-    await until(so_many_wait, seconds=10)
 
 
 # ------------------------------------------------------------------------------------------ what is sealed
@@ -330,6 +320,11 @@ async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, 
         "UPDATE user_sessions SET events = events + 1000 WHERE subject_key = :key AND started_at < :until",
         key=key,
         until=boundary - timedelta(hours=38),
+    )
+    await storing.rows(
+        "UPDATE daily_event_counts SET events_by_category[1] = 1000 WHERE subject_key = :key AND day < :day",
+        key=key,
+        day=boundary.date(),
     )
     before = await storing.derived(key, "*, ctid, xmin::text")
     await storing.mark(key, [boundary - timedelta(days=60), NOW + ZONES_APART])
