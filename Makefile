@@ -19,8 +19,7 @@ test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: 
 	$(RUN)/pytest -m long
 
 bench: .venv/questlog.stamp ## how fast it is
-	@set -- tests/bench/bench_*.py; \
-	if [ -e "$$1" ]; then exec $(RUN)/pytest -s "$$@"; else echo "There is no benchmark yet."; fi
+	@exec $(RUN)/python -m tests.bench.live
 
 lint: .venv/questlog.stamp ## style, types, and the order of the rooms
 	$(RUN)/ruff check .

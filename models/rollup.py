@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -33,7 +34,7 @@ class DirtySpan(Base):
     marked_at: Mapped[datetime]
 
 
-async def mark_dirty(connection: AsyncConnection, spans: Iterable[tuple[UUID, datetime, datetime]]) -> None:
+async def mark_dirty(connection: AsyncConnection, spans: Iterable[Sequence[Any]]) -> None:
     """Append (subject, first time, last time) to the log."""
     rows = unnest([DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at], spans)
     await connection.execute(insert(DirtySpan).from_select(rows.c.keys(), rows.select()))

@@ -59,15 +59,15 @@ async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -
     earliest = {person.user_id: person for person in sorted(arrivals, key=lambda person: person.at, reverse=True)}
     if not earliest:
         return
-    # One order for everybody: two batches that bring the same people never wait for each other in a circle.
     rows = unnest(
         [User.subject_key, User.user_id, User.role, User.known_since],
-        [(uuid4(), *person) for person in sorted(earliest.values())],
+        [(uuid4(), *person) for person in earliest.values()],
     )
     kept = select(User.user_id).where(User.user_id == rows.c.user_id)
+    # One order for everybody: two batches that bring the same people never wait for each other in a circle.
     await connection.execute(
         insert(User)
-        .from_select(rows.c.keys(), select(rows).where(~kept.exists()))
+        .from_select(rows.c.keys(), select(rows).where(~kept.exists()).order_by(rows.c.user_id))
         .on_conflict_do_nothing(index_elements=[User.user_id])
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from json import JSONDecodeError
 from typing import Any
 
 import orjson
@@ -139,8 +140,11 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
         return answer  # type: ignore[return-value]
 
     def decode_json(self, data: str | bytes) -> object:
-        """By orjson, which takes no NaN."""
-        return orjson.loads(data)
+        """By orjson, which takes no NaN. Raises JSONDecodeError for what is JSON, but no request."""
+        decoded = orjson.loads(data)
+        if not isinstance(decoded, dict):
+            raise JSONDecodeError("a request is a JSON object", "", 0)
+        return decoded
 
     def encode_json(self, data: object) -> bytes:
         """By orjson."""

@@ -2,7 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
@@ -15,11 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
 from models.base import connect
-from models.horizon import horizon
+from models.partition import make_partitions
 from questlog.settings import Settings, SettingsError
 
 LOGINS = ("viewer", "admin", "worker", "intake")
-WEEKS_AHEAD = timedelta(weeks=4)
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,7 @@ async def migrate(logins: Logins, revision: str = "head", *, anonymize_after_day
             await _make_logins(connection, logins)
             await connection.run_sync(_run, revision, logins.names())
             if await connection.scalar(select(func.to_regproc("make_partitions"))):
-                now = datetime.now(UTC)
-                await connection.execute(
-                    select(func.make_partitions(horizon(now, anonymize_after_days), now + WEEKS_AHEAD))
-                )
+                await make_partitions(connection, datetime.now(UTC), anonymize_after_days)
             await connection.commit()
     finally:
         await engine.dispose()

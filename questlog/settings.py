@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         False, description="take XP, earned badges and safety flags from anyone, not from a SERVICE alone"
     )
     anonymize_after_days: int = Field(
-        90, ge=14, le=730, description="events are anonymised before they are this many days old"
+        90, ge=16, le=730, description="events are anonymised before they are this many days old"
     )
     delete_after_days: int = Field(
         730, ge=90, le=3650, description="events are deleted once they are this many days old"

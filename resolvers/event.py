@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bindparam, func, or_, select
 
 from models.engagement import CATEGORIES, DailyEventCount
 from models.event import UserActivityEvent
@@ -41,9 +41,10 @@ class EventFilter:
         event = UserActivityEvent
         wanted: list[ColumnElement[bool]] = []
         if self.categories is not None:
-            wanted.append(event.event_category.in_(self.categories))
+            wanted.append(event.event_category.in_(set(self.categories)))
         if self.types is not None:
-            wanted.append(event.event_type.in_([name for name in self.types if is_storable(name)]))
+            names = sorted({name for name in self.types if is_storable(name)})
+            wanted.append(event.event_type == any_(bindparam(None, names, type_=ARRAY(Text))))
         if self.since:
             wanted.append(event.occurred_at >= self.since)
         if self.until:

@@ -19,6 +19,8 @@ from resolvers.errors import UnavailableError
 
 AnyRow = Row[Any]
 MOST_REMEMBERED = 100_000
+# A conflict with others that is over as soon as it is known, or a server that is going down or is full.
+PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def _database_needed() -> Iterator[None]:
     except (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise UnavailableError("the database is away: nothing was kept, try again") from error
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if not (error.connection_invalidated or getattr(error.orig, "sqlstate", None) in PASSING):
             raise
         raise UnavailableError("the database is away: nothing was kept, try again") from error
 
@@ -83,13 +85,20 @@ class Reader:
     viewer: Viewer
     _connection: AsyncConnection | None = field(default=None, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _lost: UnavailableError | None = field(default=None, init=False)
 
     async def rows(self, statement: Executable) -> list[AnyRow]:
-        """All rows of a statement."""
+        """All rows of a statement. Once the database went away it stays away for this request."""
         async with self._turn:
-            with _database_needed():
-                connection = self._connection or await self._open()
-                return list((await connection.execute(statement)).all())
+            if self._lost:
+                raise self._lost
+            try:
+                with _database_needed():
+                    self._connection = self._connection or await self._open()
+                    return list((await self._connection.execute(statement)).all())
+            except UnavailableError as error:
+                self._lost = error
+                raise
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -101,8 +110,12 @@ class Reader:
         await self.databases.welcome(self.viewer)
         is_admin = self.viewer.role is Role.ADMIN
         engine = self.databases.admin if is_admin else self.databases.viewer
-        connection = self._connection = await engine.connect()
-        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        if not is_admin:
-            await connection.execute(select(func.app_begin(self.viewer.user_id, self.viewer.role.value)))
+        connection = await engine.connect()
+        try:
+            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            if not is_admin:
+                await connection.execute(select(func.app_begin(self.viewer.user_id, self.viewer.role.value)))
+        except BaseException:
+            await connection.close()
+            raise
         return connection

@@ -105,6 +105,8 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
             await request.intake.keep(kept)
         except (RedisError, OSError) as error:
             raise UnavailableError("events cannot be kept just now: nothing was, send them again") from error
+    else:
+        await request.databases.welcome(request.viewer)
     return Taken(len(kept), refused, request.now)
 
 
@@ -282,7 +284,8 @@ def _check_people(people: People, writer: Writer, draft: EventDraft) -> None:
         return
     for field in draft.payload.keys() & set(LINKED_PEOPLE):
         named = draft.payload[field]
-        if not (named == writer.user_id or (writer.user_id, named) in people.children):
+        is_themself = named == writer.user_id and writer.role is UserRole.STUDENT
+        if not (is_themself or (writer.user_id, named) in people.children):
             raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
 
 

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
+from importlib.resources import files
 from typing import Any, Final
-from uuid import uuid4
-from zoneinfo import available_timezones
 
-from sqlalchemy import Row, Select, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Row, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.base import unnest
 from models.horizon import horizon
 from models.rollup import mark_dirty
 from models.text import is_storable
-from models.user import User, UserRole
+from models.user import Arrival, User, UserRole, make_known
 from models.viewer import Role, Viewer, visible_to
 from resolvers.connection import Key, Order, Page, Slice, rows_by_key
 from resolvers.errors import BadUserInputError, NotFoundError
@@ -25,7 +24,8 @@ LONGEST_NAME = 200
 LONGEST_ID = 200
 MOST_UPSERTS = 1000
 EARLIEST_BIRTH = date(1900, 1, 1)
-TIME_ZONES = available_timezones()
+TIME_ZONES = set((files("tzdata") / "zones").read_text().split()) - {"Factory"}
+SENT = ("role", "display_name", "time_zone", "birth_date")
 # The same instant bears dates up to two days apart around the world.
 ZONES_APART = timedelta(days=2)
 
@@ -120,41 +120,40 @@ async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[di
 
 
 async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], request: Request) -> list[dict[str, Any]]:
+    await make_known(connection, [Arrival(draft.user_id, draft.role, request.now) for draft in drafts])
     known = select(User.__table__).where(User.user_id.in_([draft.user_id for draft in drafts]))
-    before = {row.user_id: row for row in await connection.execute(known.order_by(User.user_id).with_for_update())}
-    rows = [
-        _row(draft, before.get(draft.user_id), request.now) for draft in sorted(drafts, key=lambda one: one.user_id)
-    ]
-    statement = insert(User).values(rows)
+    locked = known.order_by(User.user_id).with_for_update(key_share=True)
+    before = {row.user_id: row for row in await connection.execute(locked)}
+    rows = [_row(draft, before[draft.user_id]) for draft in drafts]
+    asked = unnest(
+        [User.subject_key, *(getattr(User, name) for name in SENT)],
+        [(row["subject_key"], *(row[name] for name in SENT)) for row in rows],
+    )
     await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[User.user_id],
-            set_={name: statement.excluded[name] for name in ("role", "display_name", "time_zone", "birth_date")},
-        )
+        update(User).where(User.subject_key == asked.c.subject_key).values({name: asked.c[name] for name in SENT})
     )
     sealed_before = horizon(request.now, request.rules.anonymize_after_days)
     moved = [
-        (kept.subject_key, sealed_before, request.now + ZONES_APART)
+        (row["subject_key"], sealed_before, request.now + ZONES_APART)
         for row in rows
-        if (kept := before.get(row["user_id"])) and kept.time_zone != row["time_zone"]
+        if row["time_zone"] != before[row["user_id"]].time_zone
     ]
     if moved:
         await mark_dirty(connection, moved)
     return rows
 
 
-def _row(draft: UserDraft, kept: Row[Any] | None, now: datetime) -> dict[str, Any]:
+def _row(draft: UserDraft, kept: Row[Any]) -> dict[str, Any]:
     def sent(value: object, before: object) -> object:
         return before if value is KEEP else value
 
     return {
-        "subject_key": kept.subject_key if kept else uuid4(),
+        "subject_key": kept.subject_key,
         "user_id": draft.user_id,
         "role": draft.role.value,
-        "display_name": sent(draft.display_name, kept and kept.display_name),
-        "time_zone": sent(draft.time_zone, kept and kept.time_zone) or "UTC",
-        "birth_date": sent(draft.birth_date, kept and kept.birth_date),
-        "known_since": kept.known_since if kept else now,
+        "display_name": sent(draft.display_name, kept.display_name),
+        "time_zone": sent(draft.time_zone, kept.time_zone) or "UTC",
+        "birth_date": sent(draft.birth_date, kept.birth_date),
     }
 
 

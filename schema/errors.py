@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from traceback import format_tb
 from typing import Any
 from uuid import uuid4
 
@@ -22,9 +23,13 @@ def formatted(error: GraphQLError) -> dict[str, Any]:
     cause = error.original_error
     if isinstance(cause, RequestError):
         return {**error.formatted, "extensions": cause.extensions}
-    if cause is not None and not isinstance(cause, GraphQLError):
+    if error.path and error.message.startswith("Argument "):
+        return {**error.formatted, "extensions": {"code": "BAD_USER_INPUT"}}
+    if error.path or (cause is not None and not isinstance(cause, GraphQLError)):
+        cause = cause or error
         error_id = str(uuid4())
-        logger.error("error %s", error_id, exc_info=cause)
+        # Without its text, which may hold what people did.
+        logger.error("error %s: %s\n%s", error_id, type(cause).__name__, "".join(format_tb(cause.__traceback__)))
         return {
             **error.formatted,
             "message": "something went wrong here: the log has it under errorId",

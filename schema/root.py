@@ -174,14 +174,15 @@ async def _nodes(info: Info, ids: Sequence[str]) -> list[Node | None]:
 
 
 async def _node(info: Info, node_id: str) -> Node | None:
-    kind, key = parsed_id(node_id) or ("", [])
+    kind, texts = parsed_id(node_id) or ("", [])
     if kind not in FETCHERS:
         return None
     parse, load, shape = FETCHERS[kind]
     try:
-        row = await info.context.loader(load).load(tuple(part(text) for part, text in zip(parse, key, strict=True)))
+        key = tuple(part(text) for part, text in zip(parse, texts, strict=True))
     except ValueError:
         return None
+    row = await info.context.loader(load).load(key)
     return row and shape(info, row)
 
 

@@ -2,22 +2,21 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from arq import Retry, cron, func
 from arq.connections import RedisSettings
 from arq.worker import Worker
-from sqlalchemy import func as sql
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
-from models.horizon import horizon
+from models.partition import make_partitions
 from workers.event import store
 from workers.intake import decode_batch
-from workers.rollup import roll_up
+from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
 SECONDS_TO_FINISH = 8
 LONGEST_PAUSE = 30
-WEEKS_AHEAD = timedelta(weeks=4)
 BATCHES_AT_ONCE = 2
 
 
@@ -42,7 +40,7 @@ def create_worker(
         functions=[func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=2**31, keep_result=0)],
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
-            cron(make_partitions, hour=0, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
+            cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
         ],
         redis_settings=RedisSettings.from_dsn(redis_url),
         job_serializer=msgspec.msgpack.encode,
@@ -56,7 +54,7 @@ def create_worker(
         ctx={
             "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 2, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
-            "rolling_up": asyncio.Lock(),
+            "rounds": Rounds(),
         },
         on_shutdown=_disconnect,
     )
@@ -67,43 +65,67 @@ async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
     try:
         async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
             await store(connection, decode_batch(batch), anonymize_after_days=ctx["anonymize_after_days"])
-    except Exception as error:
+    # After a standstill arq's time-out comes together with ours, as a cancellation: it must not pass for an error.
+    except (Exception, asyncio.CancelledError) as error:
         pause = min(2 ** min(ctx["job_try"], 10), LONGEST_PAUSE)
         logger.warning("a batch could not be stored, and is tried again in %d s: %s", pause, _kind(error))
         raise Retry(defer=pause) from error
 
 
 async def roll_up_all(ctx: dict[str, Any]) -> None:
-    """Derive what is dirty, for as long as there is something, or until the timetable's next turn but a few."""
-    if ctx["rolling_up"].locked():
+    """Derive what is dirty, for as long as there is something, or for some seconds.
+
+    Where that fails, subjects are taken one at a time, and one that fails alone goes behind all others.
+    """
+    rounds: Rounds = ctx["rounds"]
+    if rounds.turn.locked():
         return
-    async with ctx["rolling_up"]:
+    async with rounds.turn:
         clock = asyncio.get_running_loop()
         until = clock.time() + SECONDS_A_ROUND
         try:
-            while clock.time() < until and await _roll_up_some(ctx):
-                pass
+            while clock.time() < until and await _roll_up_some(ctx, rounds.subjects_at_once):
+                rounds.subjects_at_once = min(2 * rounds.subjects_at_once, SUBJECTS_AT_ONCE)
         except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
+            if rounds.subjects_at_once == 1:
+                await _postpone(ctx)
+            rounds.subjects_at_once = 1
 
 
-async def _roll_up_some(ctx: dict[str, Any]) -> int:
+@dataclass
+class Rounds:
+    """What one round of roll-ups leaves to the next."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    subjects_at_once: int = SUBJECTS_AT_ONCE
+
+
+async def _roll_up_some(ctx: dict[str, Any], subjects: int) -> int:
     async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-        return await roll_up(connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"])
+        return await roll_up(
+            connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"], subjects=subjects
+        )
 
 
-def _kind(error: Exception) -> str:
+async def _postpone(ctx: dict[str, Any]) -> None:
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            await postpone(connection)
+    except Exception as error:  # noqa: BLE001 - where not even this is possible, the next round finds it as it was
+        logger.warning("nor could the first be put behind the others: %s", _kind(error))
+
+
+async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
+    """Make the weekly partitions that are missing."""
+    async with _engine(ctx).begin() as connection:
+        await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+
+
+def _kind(error: BaseException) -> str:
     """What kind of error it was: its text may hold what people did."""
     cause = getattr(error, "orig", None) or error.__cause__
     return " by ".join(type(each).__name__ for each in (error, cause) if each)
-
-
-async def make_partitions(ctx: dict[str, Any]) -> None:
-    """Make the weekly partitions from the horizon to four weeks ahead."""
-    now = datetime.now(UTC)
-    async with _engine(ctx).begin() as connection:
-        since = horizon(now, ctx["anonymize_after_days"])
-        await connection.execute(select(sql.make_partitions(since, now + WEEKS_AHEAD)))
 
 
 def _engine(ctx: dict[str, Any]) -> AsyncEngine:

@@ -1,7 +1,8 @@
 """Deriving figures from events, anew for whatever changed."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -9,7 +10,6 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
-    Date,
     Text,
     TextClause,
     bindparam,
@@ -33,8 +33,8 @@ from models.engagement import DailyActivity, DailyEventCount, Day, count_by_utc_
 from models.event import UserActivityEvent
 from models.horizon import horizon
 from models.journey import LearningJourneyEvent, milestone
-from models.rollup import DirtySpan, Span, Stretch, first_unsealed, stretch_around
-from models.session import Session, StoredEvent, UserSession, find_sessions
+from models.rollup import DirtySpan, Span, Stretch, first_unsealed, mark_dirty, stretch_around
+from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
 
@@ -46,22 +46,37 @@ WITH_PAYLOAD = [name for name, kind in EVENT_TYPES.items() if kind.milestone or 
 Row = dict[str, Any]
 
 
-async def roll_up(connection: AsyncConnection, now: datetime, *, anonymize_after_days: int) -> int:
-    """Derive again, in the connection's transaction, what changed for up to 25 subjects; says for how many.
+async def roll_up(
+    connection: AsyncConnection, now: datetime, *, anonymize_after_days: int, subjects: int = SUBJECTS_AT_ONCE
+) -> int:
+    """Derive again, in the connection's transaction, what changed for so many subjects; says for how many.
 
     Subjects that another roll-up holds are left to it: this never waits, and whatever is stored meanwhile stays
     marked for the next. Days sealed at `now` stay as they are.
     """
-    spans = await _claim(connection)
+    spans = await _claim(connection, subjects)
     if spans:
         sealed_before = horizon(now, anonymize_after_days)
         stretches = await _stretches(connection, spans)
-        await _write(connection, (rewrite for stretch in stretches for rewrite in derive(stretch, sealed_before)))
+        sealed = await _sealed_until(connection, stretches, sealed_before)
+        # In a thread, so that the storing of batches goes on beside it.
+        await _write(connection, await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed))
         await _note_seen(connection, stretches)
     return len(spans)
 
 
-async def _claim(connection: AsyncConnection) -> list[Span]:
+async def postpone(connection: AsyncConnection) -> None:
+    """Put the subject that has been dirty for longest behind all others."""
+    oldest = select(DirtySpan.subject_key).order_by(DirtySpan.marked_at).limit(1).scalar_subquery()
+    spans = await connection.execute(
+        delete(DirtySpan)
+        .where(DirtySpan.subject_key == oldest)
+        .returning(DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at)
+    )
+    await mark_dirty(connection, spans)
+
+
+async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
     # OFFSET 0 keeps the lock out of the grouping, where it would be taken for everybody who waits.
     oldest = (
         select(DirtySpan.subject_key, func.min(DirtySpan.marked_at).label("since"))
@@ -71,7 +86,7 @@ async def _claim(connection: AsyncConnection) -> list[Span]:
         .subquery()
     )
     lock = func.pg_try_advisory_xact_lock(func.hashtextextended(cast(oldest.c.subject_key, Text), 0))
-    held = (await connection.scalars(select(oldest.c.subject_key).where(lock).limit(SUBJECTS_AT_ONCE))).all()
+    held = (await connection.scalars(select(oldest.c.subject_key).where(lock).limit(subjects))).all()
     if not held:
         return []
     dirty: dict[UUID, tuple[datetime, datetime]] = {}
@@ -153,26 +168,61 @@ class Rewrite(NamedTuple):
     rows: list[Row]
 
 
-def derive(stretch: Stretch, sealed_before: datetime) -> list[Rewrite]:
-    """The figures of a stretch of days, but for those days that are sealed."""
+Sealed = dict[tuple[UUID, UUID | None], datetime]
+"""By subject and device, the end of the last session that opened on a sealed day."""
+
+
+async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch], sealed_before: datetime) -> Sealed:
+    reaching = {
+        stretch.span.subject_key: first_unsealed(stretch.span.zone, sealed_before)
+        for stretch in stretches
+        if stretch.events and stretch.events[0].occurred_at < first_unsealed(stretch.span.zone, sealed_before)
+    }
+    if not reaching:
+        return {}
+    rows = await connection.execute(
+        select(UserSession.subject_key, UserSession.device_id, UserSession.started_at, UserSession.ended_at)
+        .where(
+            UserSession.subject_key.in_(reaching),
+            UserSession.started_at >= min(reaching.values()) - LONGEST,
+            UserSession.started_at < max(reaching.values()),
+        )
+        .order_by(UserSession.ended_at)
+    )
+    return {(key, device): ended_at for key, device, started_at, ended_at in rows if started_at < reaching[key]}
+
+
+def _derive_all(stretches: Sequence[Stretch], sealed_before: datetime, sealed: Sealed) -> list[Rewrite]:
+    return [rewrite for stretch in stretches for rewrite in derive(stretch, sealed_before, sealed)]
+
+
+def derive(stretch: Stretch, sealed_before: datetime, sealed: Sealed) -> list[Rewrite]:
+    """The figures of a stretch of days, but for those that are sealed; sessions begin after the last sealed one."""
     span = stretch.span
-    since = max(stretch.since, first_unsealed(span.zone, sealed_before))
-    if since >= stretch.until:
+    key, zone = span.subject_key, span.zone
+    unsealed = first_unsealed(zone, sealed_before)
+    since, until = max(stretch.since, unsealed), stretch.until
+    if since >= until:
         return []
-    first_day, last_day = (at.astimezone(span.zone).date() for at in (since, stretch.until))
+    first_day, end_day = (at.astimezone(zone).date() for at in (since, until))
     utc_since, utc_until = max(span.utc_days[0], sealed_before), span.utc_days[1]
-    sessions = [session for session in find_sessions(stretch.events) if since <= session.started_at < stretch.until]
-    events = [event for event in stretch.events if since <= event.occurred_at < stretch.until]
-    utc_events = [event for event in stretch.events if utc_since <= event.occurred_at < utc_until]
-    milestones = [milestone(event, event.occurred_at.astimezone(span.zone).date()) for event in events]
-    days = find_days(events, sessions, span.zone)
-    counts = count_by_utc_day(utc_events)
+    found = find_sessions(
+        event
+        for event in stretch.events
+        if event.occurred_at >= unsealed
+        and not ((end := sealed.get((key, event.device_id))) and event.occurred_at <= end)
+    )
+    sessions = [session for session in found if since <= session.started_at < until]
+    events = [event for event in stretch.events if since <= event.occurred_at < until]
+    milestones = [milestone(event, event.occurred_at.astimezone(zone).date()) for event in events]
+    days = find_days(events, sessions, zone)
+    counts = count_by_utc_day(event for event in stretch.events if utc_since <= event.occurred_at < utc_until)
     return [
-        Rewrite(column, span.subject_key, start, end, [{"subject_key": span.subject_key, **row} for row in rows])
+        Rewrite(column, key, start, end, [{"subject_key": key, **row} for row in rows])
         for column, start, end, rows in (
-            (UserSession.started_at, since, stretch.until, [_session_row(span.subject_key, one) for one in sessions]),
-            (LearningJourneyEvent.occurred_at, since, stretch.until, [made for made in milestones if made]),
-            (DailyActivity.day, first_day, last_day, [_day_row(day, figures) for day, figures in days.items()]),
+            (UserSession.started_at, since, until, [_session_row(key, session) for session in sessions]),
+            (LearningJourneyEvent.occurred_at, since, until, [made for made in milestones if made]),
+            (DailyActivity.day, first_day, end_day, [_day_row(day, figures) for day, figures in days.items()]),
             (
                 DailyEventCount.day,
                 utc_since.date(),
@@ -217,29 +267,39 @@ def _day_row(day: date, figures: Day) -> Row:
 
 
 async def _write(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> None:
-    tables: defaultdict[InstrumentedAttribute[Any], list[Rewrite]] = defaultdict(list)
+    tables: defaultdict[InstrumentedAttribute[Any], dict[UUID, Rewrite]] = defaultdict(dict)
     for rewrite in rewrites:
-        tables[rewrite.column].append(rewrite)
+        tables[rewrite.column][rewrite.subject_key] = rewrite
     for column, of_table in tables.items():
-        ranges = [{"subject_key": one.subject_key, "since": one.since, "until": one.until} for one in of_table]
-        rows = [row for one in of_table for row in one.rows]
-        await connection.execute(_delete_statement(column), {"ranges": ranges, "rows": rows})
+        await _delete_gone(connection, column, of_table)
+        rows = [row for rewrite in of_table.values() for row in rewrite.rows]
         if rows:
             await connection.execute(_upsert_statement(column), {"rows": rows})
 
 
-@cache
-def _delete_statement(column: InstrumentedAttribute[Any]) -> TextClause:
-    table = column.class_.__table__
-    kind = "date" if isinstance(column.type, Date) else "timestamptz"
-    same = " AND ".join(f"fresh.{key.name} = kept.{key.name}" for key in table.primary_key)
-    return text(
-        f"DELETE FROM {table.name} AS kept"  # noqa: S608 - the names are the tables' own
-        f" USING jsonb_to_recordset(:ranges) AS range (subject_key uuid, since {kind}, until {kind})"
-        f" WHERE kept.subject_key = range.subject_key"
-        f" AND kept.{column.key} >= range.since AND kept.{column.key} < range.until"
-        f" AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::{table.name}, :rows) AS fresh WHERE {same})"
-    ).bindparams(bindparam("ranges", type_=JSONB), bindparam("rows", type_=JSONB))
+async def _delete_gone(
+    connection: AsyncConnection, column: InstrumentedAttribute[Any], rewrites: Mapping[UUID, Rewrite]
+) -> None:
+    """Delete what is kept of these days and follows from no event any more: seldom anything."""
+    table = column.class_
+    key = [getattr(table, each.name) for each in table.__table__.primary_key]
+    kept = await connection.execute(
+        select(*key).where(
+            table.subject_key.in_(rewrites),
+            column >= min(rewrite.since for rewrite in rewrites.values()),
+            column < max(rewrite.until for rewrite in rewrites.values()),
+        )
+    )
+    wanted = {tuple(row[each.key] for each in key) for rewrite in rewrites.values() for row in rewrite.rows}
+    gone = [
+        row
+        for row in kept
+        if rewrites[row.subject_key].since <= getattr(row, column.key) < rewrites[row.subject_key].until
+        and tuple(row) not in wanted
+    ]
+    if gone:
+        asked = unnest(key, gone)
+        await connection.execute(delete(table).where(*(each == asked.c[each.key] for each in key)))
 
 
 @cache

@@ -46,6 +46,7 @@ CREATE TABLE user_activity_events (
     PRIMARY KEY (subject_key, event_id, occurred_at)
 ) PARTITION BY RANGE (occurred_at);
 CREATE INDEX ON user_activity_events (subject_key, occurred_at);
+CREATE INDEX ON user_activity_events (occurred_at);
 CREATE INDEX ON user_activity_events USING brin (occurred_at);
 CREATE INDEX ON user_activity_events USING gin (event_data jsonb_path_ops) WITH (fastupdate = off);
 
@@ -278,6 +279,4 @@ def _allow(login: str, privileges: str, table: str, rows: str = "true") -> None:
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION guardians_of(uuid[]), app_begin(text, text), make_partitions(timestamptz, timestamptz)")
-    op.execute("DROP TABLE guardianships")
-    for table in (*OF_PEOPLE, "page_view_analytics"):
-        op.execute(f"DROP TABLE IF EXISTS {table}")
+    op.execute(f"DROP TABLE {', '.join(OF_PEOPLE)}, page_view_analytics")

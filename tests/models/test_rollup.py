@@ -30,7 +30,7 @@ def derived(events: list[StoredEvent], zone: str, first_at: datetime, last_at: d
     """What a roll-up of this span writes, with all events known."""
     stretch = stretch_around(Span(SUBJECT, ZoneInfo(zone), first_at, last_at), events, LONG_AGO, FAR_AHEAD)
     assert stretch is not None
-    return derive(stretch, LONG_AGO)
+    return derive(stretch, LONG_AGO, {})
 
 
 def table(rewrites: list[Rewrite]) -> dict[str, list[dict[str, object]]]:
@@ -82,7 +82,7 @@ def test_what_little_is_known_gives_the_whole_stretch_or_none(history: History, 
         known = [event for event in events if known_from <= event.occurred_at < known_to]
         found = stretch_around(span, known, known_from, known_to)
         assert found is None or (found.since, found.until) == (around and (around.since, around.until))
-        assert found is None or around is None or derive(found, LONG_AGO) == derive(around, LONG_AGO)
+        assert found is None or around is None or derive(found, LONG_AGO, {}) == derive(around, LONG_AGO, {})
 
 
 @given(

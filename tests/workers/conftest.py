@@ -25,7 +25,7 @@ async def storing(idle: Platform) -> AsyncIterator[Storing]:
     await engine.dispose()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
     """PostgreSQL and Valkey that a test may stop and kill, if it starts them again."""
     async with EmbeddedServers(tmp_path_factory.mktemp("own")) as running:

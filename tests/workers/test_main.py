@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.horizon import horizon
+from models.partition import AHEAD
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
@@ -24,7 +25,7 @@ from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
 from workers.intake import open_queue
-from workers.main import WEEKS_AHEAD, make_partitions, store_batch
+from workers.main import make_partitions_ahead, store_batch
 
 ADA = (Role.STUDENT, "ada")
 MINUTE = timedelta(minutes=1)
@@ -209,15 +210,15 @@ async def test_a_worker_outlives_a_restart_of_postgresql(own_servers: EmbeddedSe
 async def test_partitions_are_made_from_the_horizon_to_four_weeks_ahead_and_once(api: Platform) -> None:
     now = datetime.now(UTC)
     first = horizon(now, DAYS)
-    weeks = (now + WEEKS_AHEAD - first) // timedelta(weeks=1) + 1
+    weeks = (now + AHEAD - first) // timedelta(weeks=1) + 1
     wanted = {f"{table}_{first + week * timedelta(weeks=1):%Y%m%d}" for table in PARTITIONED for week in range(weeks)}
     for name in sorted(wanted)[::5]:
         await rows_changed(api, f"DROP TABLE {name}")
     ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS}
-    await make_partitions(ctx)
+    await make_partitions_ahead(ctx)
     made = await rows(api, PARTITIONS)
     assert {name for _, name, _ in made} == wanted
-    await asyncio.gather(make_partitions(ctx), make_partitions(ctx))
+    await asyncio.gather(make_partitions_ahead(ctx), make_partitions_ahead(ctx))
     assert await rows(api, PARTITIONS) == made
     bare = (
         "SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'"
