@@ -174,9 +174,9 @@ Sealed = dict[tuple[UUID, UUID | None], datetime]
 
 async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch], sealed_before: datetime) -> Sealed:
     reaching = {
-        stretch.span.subject_key: first_unsealed(stretch.span.zone, sealed_before)
+        stretch.span.subject_key: unsealed
         for stretch in stretches
-        if stretch.events and stretch.events[0].occurred_at < first_unsealed(stretch.span.zone, sealed_before)
+        if stretch.since <= (unsealed := first_unsealed(stretch.span.zone, sealed_before)) + LONGEST
     }
     if not reaching:
         return {}

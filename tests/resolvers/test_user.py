@@ -1,5 +1,6 @@
 """A SERVICE tells who the users are and who their guardians; what it sends is judged entry by entry."""
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -346,3 +347,26 @@ async def test_ending_a_link_of_somebody_unknown_is_refused(platform: Platform, 
     sent = {"guardianId": "pat", "childId": "kid"} | {field: "nobody"}
     answer = (await platform.data(UNLINK, SERVICE, **sent))["unlinkGuardian"]
     assert [(error["field"], error["code"]) for error in answer["userErrors"]] == [([field], "NOT_FOUND")]
+
+
+async def test_a_new_user_upserted_from_many_sides_at_once_keeps_what_each_sent(platform: Platform) -> None:
+    sent = [{"displayName": "Nina"}, {"timeZone": "Asia/Tokyo"}, {"birthDate": "2012-03-04"}] * 6
+    await asyncio.gather(*(platform.upsert({"userId": "nina", "role": "STUDENT", **fields}) for fields in sent))
+    async with platform.superuser.connect() as connection:
+        kept = await connection.execute(
+            text("SELECT display_name, time_zone, birth_date::text FROM users WHERE user_id = 'nina'")
+        )
+        assert tuple(kept.one()) == ("Nina", "Asia/Tokyo", "2012-03-04")
+
+
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "posixrules", "Mars/Olympus", "../etc/passwd"])
+async def test_a_zone_that_is_none_everywhere_is_refused(platform: Platform, zone: str) -> None:
+    answer = await platform.data(UPSERT, SERVICE, users=[{"userId": "zoe", "role": "STUDENT", "timeZone": zone}])
+    assert [error["field"] for error in answer["upsertUsers"]["userErrors"]] == [["users", "0", "timeZone"]]
+
+
+async def test_a_token_makes_known_even_where_its_events_are_refused(platform: Platform) -> None:
+    old = {"eventId": str(uuid4()), "occurredAt": "2020-01-01T00:00:00Z", "event": {"logout": {}}}
+    assert (await platform.track([old], (Role.STUDENT, "olga")))["accepted"] == 0
+    olga = await platform.data('{ user(userId: "olga") { role } }', (Role.ADMIN, "root"))
+    assert olga == {"user": {"role": "STUDENT"}}

@@ -22,7 +22,9 @@ from graphql import (
     print_ast,
 )
 
+from models.viewer import Role
 from schema.root import schema
+from tests.platform import Platform
 
 TESTS = Path(__file__).parents[1]
 PRINTED = TESTS.parent / "schema" / "schema.graphql"
@@ -212,3 +214,24 @@ def test_the_command_prints_the_checked_in_schema() -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS.parent).stdout
     assert printed == schema.as_str() + "\n"
     assert PRINTED.read_text() == printed, "the schema has changed: questlog schema > schema/schema.graphql"
+
+
+@pytest.mark.parametrize("body", [b"5", b"null", b'"x"', b"[]", b"[5]", b"", b"{", b"{}", b"NaN", b"\xff"])
+async def test_a_body_that_is_no_request_is_the_client_s_fault(platform: Platform, body: bytes) -> None:
+    answer = await platform.client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "written", ["2026-W01-1T00:00:00Z", "20260101T000000Z", "2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z"]
+)
+async def test_a_moment_that_is_not_by_rfc_3339_is_refused(platform: Platform, written: str) -> None:
+    query = "query ($from: DateTime) { activityEvents(from: $from) { nodes { id } } }"
+    answer = await platform.ask(query, (Role.ADMIN, "root"), **{"from": written})
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
+
+
+async def test_very_many_types_are_one_argument(platform: Platform) -> None:
+    query = "query ($types: [String!]) { activityEvents(types: $types) { nodes { id } } }"
+    types = [f"type_{number}" for number in range(40_000)]
+    assert await platform.data(query, (Role.ADMIN, "root"), types=types) == {"activityEvents": {"nodes": []}}

@@ -20,11 +20,11 @@ from models.partition import AHEAD
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
-from tests.histories import as_input
+from tests.histories import as_input, as_tracked
 from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
-from workers.intake import open_queue
+from workers.intake import encode_batch, open_queue
 from workers.main import make_partitions_ahead, store_batch
 
 ADA = (Role.STUDENT, "ada")
@@ -248,3 +248,19 @@ async def batches(api: Platform, state: str) -> list[bytes]:
     found: list[bytes] = await queue.keys(f"arq:{state}:*")
     await queue.aclose(close_connection_pool=True)
     return [key for key in found if b":cron:" not in key]
+
+
+async def test_a_batch_that_is_cancelled_while_it_waits_is_tried_again(api: Platform) -> None:
+    await api.upsert({"userId": "ada", "role": "STUDENT"})
+    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 1}
+    batch = encode_batch([as_tracked(visit(NOW), "ada")])
+    async with api.superuser.begin() as connection:
+        await connection.execute(text("LOCK TABLE user_activity_events IN ACCESS EXCLUSIVE MODE"))
+        storing = asyncio.create_task(store_batch(ctx, batch))
+        await asyncio.sleep(0.2)
+        storing.cancel()
+        storing.cancel()
+        with pytest.raises(Retry):
+            await storing
+    await store_batch(ctx, batch)
+    assert await rows(api, "SELECT count(*) FROM user_activity_events") == [(1,)]

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from tests.histories import as_tracked, deliveries, histories
 from tests.platform import Platform
 from tests.recomputation import Event, History
 from tests.workers.storing import DAYS, NOW, Rows, Storing, visit
+from workers.main import Rounds, roll_up_all
 from workers.rollup import SUBJECTS_AT_ONCE, roll_up
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -340,3 +341,51 @@ async def test_seen_is_from_the_earliest_to_the_latest_event(storing: Storing) -
         "SELECT first_seen_at, last_seen_at, known_since FROM users WHERE subject_key = :key", key=key
     )
     assert rows == [(earliest, latest, earliest)]
+
+
+async def test_a_session_that_opened_on_a_sealed_day_is_not_found_again_in_its_rest(storing: Storing) -> None:
+    name, key = await learner(storing)
+    later = NOW + timedelta(days=30)
+    boundary = horizon(later, DAYS)
+    times = [boundary + minutes * MINUTE for minutes in (-10, 10, 30, 50)]
+    await send(storing, name, [visit(at) for at in times])
+    assert await sessions(storing, key) == [(times[0], times[-1])]
+    before = await storing.derived(key)
+    await storing.rows(
+        "DELETE FROM user_activity_events WHERE subject_key = :key AND occurred_at < :at", key=key, at=boundary
+    )
+    await storing.mark(key, times[1:])
+    await storing.derive(later)
+    assert await storing.derived(key) == before
+
+
+async def test_what_comes_late_after_a_sealed_session_opens_one_of_its_own(storing: Storing) -> None:
+    name, key = await learner(storing)
+    later = NOW + timedelta(days=30)
+    boundary = horizon(later, DAYS)
+    await send(storing, name, [visit(boundary - 10 * MINUTE)])
+    late = boundary + 5 * MINUTE
+    await storing.store([as_tracked(visit(late), name)])
+    await storing.derive(later)
+    assert await sessions(storing, key) == [(boundary - 10 * MINUTE, boundary - 10 * MINUTE), (late, late)]
+
+
+async def test_a_subject_that_fails_holds_up_nobody_else(storing: Storing, caplog: pytest.LogCaptureFixture) -> None:
+    broken, _ = await learner(storing)
+    await storing.rows("UPDATE users SET time_zone = 'Mars/Olympus' WHERE user_id = :id", id=broken)
+    good, key = await learner(storing)
+    for name in (broken, good):
+        await storing.rows(
+            "INSERT INTO dirty_spans SELECT subject_key, now(), now() FROM users WHERE user_id = :id", id=name
+        )
+    at = datetime.now(UTC) - MINUTE
+    await storing.store([as_tracked(visit(at.replace(microsecond=0)), good)])
+    ctx = {"engine": storing.engine, "anonymize_after_days": DAYS, "rounds": Rounds()}
+    for _ in range(4):
+        await roll_up_all(ctx)
+    assert len(await sessions(storing, key)) == 1
+    assert "could not be derived" in caplog.text
+    assert "Mars" not in caplog.text
+    await storing.rows("UPDATE users SET time_zone = 'UTC' WHERE user_id = :id", id=broken)
+    await roll_up_all(ctx)
+    assert await storing.rows("SELECT 1 FROM dirty_spans") == []
