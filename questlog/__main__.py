@@ -1,14 +1,19 @@
 """`questlog` and `python -m questlog`: the command line."""
 
+import sys
+
 from questlog import enter
 
 
 def main() -> None:
     """Run the command that the arguments name."""
     enter()
-    from questlog.cli import run
+    try:
+        from questlog.cli import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

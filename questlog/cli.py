@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 
 from questlog import settings as questlog_settings
 from questlog.embedded import EmbeddedError, EmbeddedServers
@@ -71,7 +72,7 @@ def work() -> None:
 
     async def working() -> None:
         from questlog.database import logins
-        from questlog.reach import check_database, check_queue
+        from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker
 
         settings = questlog_settings.load()
@@ -79,13 +80,15 @@ def work() -> None:
             raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")
         database_url = logins(settings).worker
         await check_database(database_url, "worker_database_url" if settings.worker_database_url else "database_url")
+        await check_tables(database_url)
         await check_queue(settings.redis_url)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await worker.async_run()
-        finally:
             await worker.close()
+        except (RedisError, OSError) as error:
+            raise SettingsError(f"Valkey is gone, and so is this worker: start it again ({error})") from None
 
     asyncio.run(working())
 

@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
@@ -18,6 +19,7 @@ from models.base import connect
 from models.partition import make_partitions
 from questlog.settings import Settings, SettingsError
 
+LONGEST_PREFIX = 50
 LOGINS = ("viewer", "admin", "worker", "intake")
 
 
@@ -37,10 +39,11 @@ class Logins:
 
 
 def logins(settings: Settings) -> Logins:
-    """The URLs in the settings, or where one is missing the owner's with a login `questlog_…` that migrating makes.
+    """The URLs in the settings, or where one is missing the owner's with a login that migrating makes.
 
-    The passwords of such logins follow from the owner's, so that every process that knows the one knows the others.
-    Raises SettingsError where neither is given, or the owner's has no password to derive from.
+    Such a login is named after the database (`questlog_viewer` of `questlog`), since logins belong to a whole cluster.
+    Its password follows from the owner's, so that every process that knows the one knows the others. Raises
+    SettingsError where neither is given, or the owner's has no password to derive from.
     """
     owner = str(settings.database_url) if settings.database_url else None
     return Logins(
@@ -61,7 +64,7 @@ def _derived(owner: str | None, name: str) -> str:
     url = make_url(owner)
     if not url.password:
         raise SettingsError("QUESTLOG_DATABASE_URL needs a password: those of the other logins are derived from it")
-    login = f"questlog_{name}"
+    login = f"{(url.database or 'questlog')[:LONGEST_PREFIX]}_{name}"
     password = hmac.new(str(url.password).encode(), login.encode(), "sha256").hexdigest()
     return url.set(username=login, password=password).render_as_string(hide_password=False)
 
@@ -70,7 +73,8 @@ async def migrate(logins: Logins, revision: str = "head", *, anonymize_after_day
     """Make the logins, bring the tables to this revision (forward or back), and make the partitions of the weeks from
     the horizon to four weeks ahead. Two at once do it once.
 
-    Raises SettingsError where no owner is configured, and Alembic's CommandError where there is no such revision.
+    Raises SettingsError where no owner is configured or the database refuses, and Alembic's CommandError where there
+    is no such revision.
     """
     if logins.owner is None:
         raise SettingsError("set QUESTLOG_DATABASE_URL to the owner's login: migrations run as the owner")
@@ -83,6 +87,13 @@ async def migrate(logins: Logins, revision: str = "head", *, anonymize_after_day
             if await connection.scalar(select(func.to_regproc("make_partitions"))):
                 await make_partitions(connection, datetime.now(UTC), anonymize_after_days)
             await connection.commit()
+    except DBAPIError as error:
+        # Without the statement, which may hold a login's password.
+        reason = str(error.orig).splitlines()[0].rpartition(">: ")[2]
+        raise SettingsError(
+            f"the database refuses to be migrated ({reason}): QUESTLOG_DATABASE_URL must be its owner's, who may also"
+            " create roles"
+        ) from None
     finally:
         await engine.dispose()
 
@@ -96,9 +107,10 @@ async def _make_logins(connection: AsyncConnection, logins: Logins) -> None:
         exists = await connection.scalar(
             text("SELECT true FROM pg_roles WHERE rolname = :name"), {"name": login.username}
         )
-        # The password is hexadecimal, and the name ours: neither needs quoting, which DDL cannot have bound.
         verb = "ALTER" if exists else "CREATE"
-        await connection.execute(text(f"{verb} ROLE {login.username} LOGIN PASSWORD '{login.password}'"))
+        quoted = connection.dialect.identifier_preparer.quote_identifier(str(login.username))
+        # DDL takes no bound values; the password is hexadecimal.
+        await connection.execute(text(f"{verb} ROLE {quoted} LOGIN PASSWORD '{login.password}'"))
     await connection.commit()
 
 

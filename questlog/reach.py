@@ -1,5 +1,6 @@
 """Whether the servers that the settings name can be used, said in one line where they cannot."""
 
+import re
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -31,9 +32,20 @@ async def check_database(url: str, setting: str) -> None:
         raise SettingsError(f"{name} names PostgreSQL {version}: {OLDEST_POSTGRES} or later is needed")
 
 
+async def check_tables(url: str) -> None:
+    """Raises SettingsError where the database has not been migrated."""
+    connection = await asyncpg.connect(url, timeout=PATIENCE)
+    migrated = await connection.fetchval("SELECT to_regclass('dirty_spans')")
+    await connection.close()
+    if not migrated:
+        raise SettingsError("the database has no tables yet: run `questlog migrate` or `questlog serve` first")
+
+
 async def check_queue(url: str) -> None:
     """Ask Valkey or Redis for one answer; raises SettingsError where it gives none."""
     where = _place(url)
+    if not re.fullmatch(r"/?\d*", urlsplit(url).path) and not url.startswith("unix:"):
+        raise SettingsError("QUESTLOG_REDIS_URL must end in the number of a database, or without one")
     client = Redis.from_url(url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE)
     try:
         await client.ping()

@@ -173,6 +173,8 @@ def with_secret(settings: Settings, *, make: bool = False) -> Settings:
         return settings.model_copy(update={"jwt_secret": SecretStr(path.read_text().strip())})
     except FileNotFoundError:
         raise SettingsError(f"there is no {path} yet: run `questlog serve`, or set QUESTLOG_JWT_SECRET") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} holds no secret: remove it, and `questlog serve` makes another") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be used ({error.strerror}): change QUESTLOG_HOME") from None
 

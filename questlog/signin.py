@@ -80,6 +80,11 @@ class TokenVerifier:
         self._secret = b"" if self._keys else _secret(settings)
         self._algorithms = PUBLIC_KEY_ALGORITHMS if self._keys else SECRET_ALGORITHMS
 
+    async def check(self) -> None:
+        """Raises SettingsError where the keys cannot be fetched; with a secret there is nothing to fetch."""
+        if self._keys and not await self._keys.reach():
+            raise SettingsError("QUESTLOG_JWKS_URL gives no keys: start what serves it, or change it")
+
     async def verify(self, authorization: str | None) -> Claims | None:
         """What the header's bearer token says, None without a header.
 
@@ -162,6 +167,11 @@ class KeySet:
         if key is None:
             raise TokenError("the token is signed with a key that is not known here")
         return key
+
+    async def reach(self) -> bool:
+        """Whether the keys could be fetched, just now or not long ago."""
+        await self._latest_fetch()
+        return not self._failing
 
     def _age(self) -> float:
         return time.monotonic() - self._fetched_at

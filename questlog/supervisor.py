@@ -110,7 +110,7 @@ class Supervisor:
         listener = self._stack.enter_context(_listen(self.host, self.port))
         self.port = listener.getsockname()[1]
         settings = with_secret(self.settings, make=True)
-        TokenVerifier(settings)
+        await TokenVerifier(settings).check()
         self.settings = await self._with_servers(settings)
         await prepare_database(self.settings)
         self._start_children(listener)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from questlog.embedded import EmbeddedServers
-from tests.platform import Platform, new_platform, prepare_template
+from tests.platform import Platform, new_platform, prepare_template, temporary_servers
 
 
 @pytest.fixture(scope="session")
 async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
     """Embedded PostgreSQL and Valkey for the whole run."""
-    async with EmbeddedServers(tmp_path_factory.mktemp("home")) as running:
+    async with temporary_servers(tmp_path_factory.mktemp("home")) as running:
         await prepare_template(running)
         yield running
 

@@ -1,6 +1,7 @@
 """A whole installation for tests: the real API in this process, a real arq worker, real PostgreSQL and Valkey."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from models.base import connect
 from models.rollup import DirtySpan
 from models.viewer import Role
 from questlog.app import Api, create_app
-from questlog.database import Logins, logins, migrate
+from questlog.database import LOGINS, Logins, logins, migrate
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
 from questlog.signin import sign_token
@@ -132,6 +133,16 @@ async def until(true: Callable[[], Awaitable[object]], seconds: float = 60) -> N
             await asyncio.sleep(0.01)
 
 
+@asynccontextmanager
+async def temporary_servers(home: Path) -> AsyncIterator[EmbeddedServers]:
+    """Servers whose data goes with them: root's lies outside of home."""
+    try:
+        async with EmbeddedServers(home) as running:
+            yield running
+    finally:
+        shutil.rmtree((home / "servers").resolve())
+
+
 async def prepare_template(servers: EmbeddedServers) -> None:
     """Migrate the servers' own database, of which every platform gets a copy."""
     await migrate(logins(Settings(database_url=servers.database_url)))
@@ -174,7 +185,11 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
         await connection.execute(text(f"CREATE DATABASE {database} TEMPLATE questlog OWNER questlog"))
     await maintenance.dispose()
     owner_url = in_database(servers.database_url, database)
-    configured = Settings(home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **settings)
+    template = logins(Settings(database_url=servers.database_url))
+    named: dict[str, Any] = {f"{name}_database_url": in_database(getattr(template, name), database) for name in LOGINS}
+    configured = Settings(
+        home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **named, **settings
+    )
     queue = await open_queue(servers.redis_url)
     await queue.flushdb()
     await queue.aclose(close_connection_pool=True)

@@ -70,6 +70,8 @@ def _data_folder(home: Path, user: pwd.struct_passwd | None) -> Path:
         SYSTEM_FOLDER.mkdir(mode=0o755, exist_ok=True)
         SYSTEM_FOLDER.chmod(0o755)
     folder = link.resolve()
+    if user and folder.parent != SYSTEM_FOLDER.resolve():
+        raise EmbeddedError(f"{link} leads to {folder}, and not below {SYSTEM_FOLDER}: remove it")
     folder.mkdir(mode=0o700, exist_ok=True)
     if user:
         # The folder stays root's, so that what runs as the system user cannot plant links in root's way.

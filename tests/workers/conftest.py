@@ -6,7 +6,7 @@ import pytest
 
 from models.base import connect
 from questlog.embedded import EmbeddedServers
-from tests.platform import Platform, new_api, prepare_template
+from tests.platform import Platform, new_api, prepare_template, temporary_servers
 from tests.workers.storing import Storing
 
 
@@ -28,6 +28,6 @@ async def storing(idle: Platform) -> AsyncIterator[Storing]:
 @pytest.fixture(scope="session")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
     """PostgreSQL and Valkey that a test may stop and kill, if it starts them again."""
-    async with EmbeddedServers(tmp_path_factory.mktemp("own")) as running:
+    async with temporary_servers(tmp_path_factory.mktemp("own")) as running:
         await prepare_template(running)
         yield running
