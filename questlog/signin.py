@@ -82,8 +82,14 @@ class TokenVerifier:
 
     async def check(self) -> None:
         """Raises SettingsError where the keys cannot be fetched; with a secret there is nothing to fetch."""
-        if self._keys and not await self._keys.reach():
-            raise SettingsError("QUESTLOG_JWKS_URL gives no keys: start what serves it, or change it")
+        if self._keys is None:
+            return
+        try:
+            await self._keys.fetch()
+        except BAD_ANSWERS as error:
+            raise SettingsError(
+                f"QUESTLOG_JWKS_URL gives no keys ({type(error).__name__}): start what serves it, or change it"
+            ) from None
 
     async def verify(self, authorization: str | None) -> Claims | None:
         """What the header's bearer token says, None without a header.
@@ -168,11 +174,6 @@ class KeySet:
             raise TokenError("the token is signed with a key that is not known here")
         return key
 
-    async def reach(self) -> bool:
-        """Whether the keys could be fetched, just now or not long ago."""
-        await self._latest_fetch()
-        return not self._failing
-
     def _age(self) -> float:
         return time.monotonic() - self._fetched_at
 
@@ -186,15 +187,19 @@ class KeySet:
         due = time.monotonic() - self._tried_at >= (self._pause if self._keys else self._retry)
         if self._fetching is None or (self._fetching.done() and due):
             self._tried_at = time.monotonic()
-            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching = asyncio.create_task(self._try_to_fetch())
         return self._fetching
 
-    async def _fetch(self) -> None:
+    async def fetch(self) -> None:
+        """Fetch the keys now; raises one of BAD_ANSWERS where that fails."""
+        async with asyncio.timeout(FETCH_TIMEOUT), httpx.AsyncClient() as client:
+            answer = (await client.get(self._url)).raise_for_status()
+        self._keys = jwt.PyJWKSet([key for key in answer.json()["keys"] if _verifies(key)]).keys
+        self._fetched_at = time.monotonic()
+
+    async def _try_to_fetch(self) -> None:
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT), httpx.AsyncClient() as client:
-                answer = (await client.get(self._url)).raise_for_status()
-            self._keys = jwt.PyJWKSet([key for key in answer.json()["keys"] if _verifies(key)]).keys
-            self._fetched_at = time.monotonic()
+            await self.fetch()
             self._failing = False
         except BAD_ANSWERS as error:
             self._failing = True

@@ -85,10 +85,10 @@ def test_derived_logins_share_the_place_and_have_passwords_of_their_own() -> Non
     urls = logins(Settings(database_url="postgresql://owner:secret@db.example:5433/quests?sslmode=require"))
     parsed = [make_url(url) for url in (urls.viewer, urls.admin, urls.worker, urls.intake)]
     assert [url.username for url in parsed] == [
-        "questlog_viewer",
-        "questlog_admin",
-        "questlog_worker",
-        "questlog_intake",
+        "quests_viewer",
+        "quests_admin",
+        "quests_worker",
+        "quests_intake",
     ]
     assert len({str(url.password) for url in parsed} | {"secret"}) == 5
     assert {(url.host, url.port, url.database, url.query["sslmode"]) for url in parsed} == {
@@ -107,6 +107,18 @@ def test_a_login_of_one_s_own_is_taken_as_it_is() -> None:
 def test_logins_that_cannot_be_derived_are_said_in_one_line(url: str | None) -> None:
     with pytest.raises(SettingsError, match="QUESTLOG_DATABASE_URL"):
         logins(Settings(database_url=url))
+
+
+async def test_an_owner_who_may_not_create_roles_is_told_so(servers: EmbeddedServers) -> None:
+    engine = connect(in_database(servers.superuser_url, "postgres"), pool_size=1)
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(text("CREATE ROLE weak LOGIN PASSWORD 'weak'"))
+        await connection.execute(text('CREATE DATABASE "weak ""one""" OWNER weak'))
+    await engine.dispose()
+    url = make_url(servers.database_url).set(username="weak", password="weak", database='weak "one"')
+    with pytest.raises(SettingsError, match=r"refuses to be migrated \(permission denied to create role\)") as told:
+        await migrate(logins(Settings(database_url=url.render_as_string(hide_password=False))))
+    assert "PASSWORD" not in str(told.value)
 
 
 async def test_migrating_takes_the_owner() -> None:

@@ -251,6 +251,12 @@ NOWHERE = {
         (["work"], {}, "a worker alone needs QUESTLOG_DATABASE_URL"),
         (["serve"], {"QUESTLOG_JWT_SECRET": "short"}, "QUESTLOG_JWT_SECRET: "),
         (["serve"], {"QUESTLOG_JWKS_URL": "ftp://auth.example"}, "QUESTLOG_JWKS_URL must begin with https://"),
+        (["serve"], {"QUESTLOG_JWKS_URL": "http://127.0.0.1:1/keys"}, "QUESTLOG_JWKS_URL gives no keys"),
+        (
+            ["serve"],
+            NOWHERE | {"QUESTLOG_REDIS_URL": "redis://127.0.0.1:1/zero"},
+            "must end in the number of a database",
+        ),
         (["serve"], {"QUESTLOG_ENVIRONMENT": "production"}, "production needs QUESTLOG_JWT_SECRET"),
         (["serve", "--host", "192.0.2.1"], {}, "development does not listen on 192.0.2.1"),
         (["serve", "--host", "203.0.113.1"], {"QUESTLOG_ENVIRONMENT": "production"}, "203.0.113.1 port 0 cannot be"),
@@ -280,6 +286,10 @@ async def test_a_wrong_password_is_said_in_one_line(home: Path, tmp_path: Path) 
         ):
             wrong = right | {setting: right[setting].replace(secret, "guess")}
             assert_one_line(questlog(tmp_path / "other", "serve", "--port", "0", **wrong), says)
+        assert_one_line(questlog(tmp_path / "other", "work", **right), "refuses the login")
+        assert questlog(tmp_path / "other", "migrate", **right).returncode == 0
+        assert questlog(tmp_path / "other", "migrate", "base", **right).returncode == 0
+        assert_one_line(questlog(tmp_path / "other", "work", **right), "the database has no tables yet")
 
 
 def assert_one_line(refused: subprocess.CompletedProcess[str], says: str) -> None:
