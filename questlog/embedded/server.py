@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ SECONDS_TO_END_ALONE = 2  # what an earlier supervisor's death does to its serve
 
 
 @dataclass
-class Server:
+class Server(ABC):
     """One of the two: a process that alone holds the lock on its data, from its first child to its last."""
 
     house: House
@@ -58,14 +59,14 @@ class Server:
         if self.process and self.process.poll() is None:
             await end(self.process, self.stop_signal, SECONDS_TO_STOP)
 
-    async def _prepare(self, lock: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _prepare(self, lock: int) -> None: ...
 
-    def _command(self) -> Sequence[str | Path]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> Sequence[str | Path]: ...
 
-    async def _answers(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    async def _answers(self) -> bool: ...
 
     def _spawn(self, command: Sequence[str | Path], lock: int) -> subprocess.Popen[bytes]:
         with private.append(self.log) as log:
