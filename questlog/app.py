@@ -134,10 +134,10 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
 
     async def process_result(self, request: HttpRequest, result: ExecutionResult) -> GraphQLHTTPResponse:
         """The answer as it is sent, its errors with their codes."""
-        answer: dict[str, Any] = {"data": result.data}
+        answer: GraphQLHTTPResponse = {"data": result.data}
         if result.errors:
             answer["errors"] = all_formatted(result.errors)
-        return answer  # type: ignore[return-value]
+        return answer
 
     def decode_json(self, data: str | bytes) -> object:
         """By orjson, which takes no NaN. Raises JSONDecodeError for what is JSON, but no request."""

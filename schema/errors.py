@@ -47,6 +47,6 @@ def formatted(error: GraphQLError) -> dict[str, Any]:
     return {**error.formatted, "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}
 
 
-def all_formatted(errors: Sequence[GraphQLError]) -> list[dict[str, Any]]:
+def all_formatted(errors: Sequence[GraphQLError]) -> list[object]:
     """All of a request's errors."""
     return [formatted(error) for error in errors]

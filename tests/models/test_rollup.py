@@ -1,6 +1,7 @@
 """How much must be read around a change: enough, and no more than is known."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -37,14 +38,12 @@ def table(rewrites: list[Rewrite]) -> dict[str, list[dict[str, object]]]:
     return {rewrite.column.class_.__tablename__: rewrite.rows for rewrite in rewrites}
 
 
-def rewritten(
-    before: dict[str, list[dict[str, object]]], rewrites: list[Rewrite]
-) -> dict[str, list[dict[str, object]]]:
+def rewritten(before: dict[str, list[dict[str, Any]]], rewrites: list[Rewrite]) -> dict[str, list[dict[str, Any]]]:
     """The tables after these rewrites."""
     after = {}
     for rewrite in rewrites:
         name, column = rewrite.column.class_.__tablename__, rewrite.column.key
-        kept = [row for row in before[name] if not rewrite.since <= row[column] < rewrite.until]  # type: ignore[operator]
+        kept = [row for row in before[name] if not rewrite.since <= row[column] < rewrite.until]
         after[name] = kept + rewrite.rows
     return after
 
