@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import strawberry.asgi
-from redis.exceptions import RedisError
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -27,7 +26,8 @@ from resolvers.reader import Databases
 from resolvers.request import Request, Rules
 from schema.errors import all_formatted
 from schema.root import schema
-from workers.intake import Intake, open_queue
+from workers.intake import Intake
+from workers.queue import open_queue
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -44,11 +44,16 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         queue = await open_queue(redis_url)
-        api.intake = Intake(queue)
         api.databases = Databases(
             viewer=connect(urls.viewer, pool_size=8, name="questlog viewer"),
             admin=connect(urls.admin, pool_size=4, name="questlog admin"),
             intake=connect(urls.intake, pool_size=4, name="questlog intake"),
+        )
+        api.intake = Intake(
+            queue,
+            api.databases.intake,
+            anonymize_after_days=settings.anonymize_after_days,
+            most_bytes=settings.queue_bytes,
         )
         yield
         await api.intake.close()
@@ -104,12 +109,14 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
             await request.close()
 
     async def ready(self, http: HttpRequest) -> Response:
-        """Whether events can be taken and questions answered; 503 with the reason where they cannot."""
+        """Whether events can be taken and questions answered; 503 with the reason where they cannot.
+
+        Without the queue both still can.
+        """
         try:
             async with self.databases.writing() as connection:
                 await connection.execute(select(1))
-            await self.intake.check()
-        except (RequestError, RedisError) as error:
+        except RequestError as error:
             return PlainTextResponse(str(error), 503)
         return PlainTextResponse("ok")
 

@@ -5,13 +5,15 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from arq.connections import ArqRedis
 from pydantic import SecretStr
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questlog import settings as questlog_settings
 from questlog.embedded import EmbeddedError, EmbeddedServers
@@ -25,6 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+set_aside = typer.Typer(
+    help="Events that could not be stored: list them, send them again, drop them.", no_args_is_help=True
+)
+app.add_typer(set_aside, name="set-aside")
+
+SetAsideIds = Annotated[list[int] | None, typer.Argument(help="Ids of events, as listed.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 
@@ -149,6 +157,64 @@ def settings() -> None:
 
 
 @app.command()
+def status() -> None:
+    """Show the ledger of all accepted events; exit status 1 where something is wrong."""
+    from workers.ledger import ledger
+
+    async def reading() -> None:
+        async with _servers() as (engine, queue, _), engine.connect() as connection:
+            current = await ledger(connection, queue)
+        for name, value in current._asdict().items():
+            print(f"{name.replace('_', ' ')}: {'none' if value is None else value}")
+        if not current.adds_up:
+            raise StartError("the ledger does not add up: unless events are just coming in, some were lost")
+        if current.waiting and not current.workers:
+            raise StartError("events wait, and no worker is alive: start questlog work")
+        if current.set_aside:
+            raise StartError("events are set aside: questlog set-aside list shows why")
+
+    asyncio.run(reading())
+
+
+@set_aside.command("list")
+def list_set_aside() -> None:
+    """List the events that could not be stored, each with the reason."""
+    from models.ledger import list_set_aside as listed
+
+    async def listing() -> None:
+        async with _servers() as (engine, _, _), engine.connect() as connection:
+            for set_aside_id, at, reason in await listed(connection):
+                print(f"{set_aside_id}\t{at:%Y-%m-%dT%H:%M:%SZ}\t{reason}")
+
+    asyncio.run(listing())
+
+
+@set_aside.command("retry")
+def retry_set_aside(ids: SetAsideIds = None) -> None:
+    """Store events that were set aside, all unless ids are given."""
+    from workers.ledger import retry_set_aside as retry
+
+    async def retrying() -> None:
+        async with _servers() as (engine, _, days), engine.begin() as connection:
+            outcome = await retry(connection, days, ids or None)
+        print(" ".join(f"{name}: {number}" for name, number in outcome._asdict().items()))
+
+    asyncio.run(retrying())
+
+
+@set_aside.command("drop")
+def drop_set_aside(ids: SetAsideIds = None) -> None:
+    """Withdraw events that were set aside for good, all unless ids are given."""
+    from workers.ledger import drop_set_aside as drop
+
+    async def dropping() -> None:
+        async with _servers() as (engine, _, _), engine.begin() as connection:
+            print(f"dropped: {await drop(connection, ids or None)}")
+
+    asyncio.run(dropping())
+
+
+@app.command()
 def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Bring in a real course, show what its people see, and serve it until Ctrl-C."""
     from questlog.demo import run as show
@@ -158,6 +224,27 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
         _until_interrupted(show(questlog_settings.load(), host=host, port=port))
     except DemoError as error:
         raise StartError(str(error)) from None
+
+
+@contextlib.asynccontextmanager
+async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, int]]:
+    """The database by the worker's login, the queue, and the days until events are anonymised."""
+    from models.base import connect
+    from questlog.database import logins
+    from questlog.reach import check_database, check_queue
+    from workers.queue import open_queue
+
+    settings = questlog_settings.load()
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.redis_url is None or not settings.names_database:
+            settings = with_servers(settings, EmbeddedServers.running(settings.home))
+        url, redis_url = logins(settings).worker, settings.redis_url or ""
+        await check_database(url, "worker_database_url" if settings.worker_database_url else "database_url")
+        await check_queue(redis_url)
+        engine, queue = connect(url, pool_size=1), await open_queue(redis_url)
+        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(queue.aclose, close_connection_pool=True)
+        yield engine, queue, settings.anonymize_after_days
 
 
 def _shown(value: object) -> str:

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         description="login that writes users and judges events in the request; none: made by the owner",
     )
     redis_url: RedisUrl | None = Field(None, repr=False, description="Valkey or Redis for the queue; none: embedded")
+    queue_bytes: int = Field(
+        2**30, ge=2**24, description="memory of Valkey beyond which events go to PostgreSQL, or are refused"
+    )
 
     jwt_secret: SecretStr | None = Field(
         None,

@@ -24,7 +24,8 @@ PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 
 
 @contextmanager
-def _database_needed() -> Iterator[None]:
+def database_needed() -> Iterator[None]:
+    """Whatever tells that the database is away becomes UnavailableError."""
     try:
         yield
     # asyncpg's own errors come from connecting alone; all others SQLAlchemy wraps.
@@ -48,7 +49,7 @@ class Databases:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction by the login for intake, committed at the end."""
-        with _database_needed():
+        with database_needed():
             async with self.intake.begin() as connection:
                 yield connection
 
@@ -93,7 +94,7 @@ class Reader:
             if self._lost:
                 raise self._lost
             try:
-                with _database_needed():
+                with database_needed():
                     self._connection = self._connection or await self._open()
                     return list((await self._connection.execute(statement)).all())
             except UnavailableError as error:

@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
-from redis.exceptions import RedisError
 
 from models.event import TrackedEvent
 from models.horizon import horizon, is_sealed
@@ -19,8 +18,9 @@ from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, f
 from models.text import is_storable, mask_emails, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
-from resolvers.errors import BadUserInputError, UnavailableError
+from resolvers.errors import BadUserInputError
 from resolvers.guardianship import children_of
+from resolvers.reader import database_needed
 from resolvers.request import Request
 
 MOST_EVENTS = 500
@@ -101,10 +101,8 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
         except RefusedError as error:
             refused.append(RefusedEvent(index, draft.event_id, error))
     if kept:
-        try:
+        with database_needed():
             await request.intake.keep(kept)
-        except (RedisError, OSError) as error:
-            raise UnavailableError("events cannot be kept just now: nothing was, send them again") from error
     else:
         await request.databases.welcome(request.viewer)
     return Taken(len(kept), refused, request.now)

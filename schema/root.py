@@ -19,6 +19,7 @@ from resolvers import user as users
 from resolvers.connection import moment, word
 from resolvers.engagement import check_days, engagements, event_counts
 from resolvers.errors import BadUserInputError
+from resolvers.intake import intake_status
 from resolvers.request import ASKERS
 from resolvers.tracking import track
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
@@ -26,6 +27,7 @@ from schema.engagement import CategoryCount, Engagement, category_counts
 from schema.enums import UserRole
 from schema.event import ActivityEvent
 from schema.guardianship import GuardianshipPayload, LinkGuardianInput, UnlinkGuardianInput
+from schema.intake import IntakeStatus
 from schema.journey import LearningJourney, Milestone
 from schema.node import Info, Node, parsed_id
 from schema.scalars import SCALARS
@@ -134,6 +136,10 @@ class Query:
         wanted = asked(events.OF_ALL, first, after, last, before)
         found = await events.activity_events(info.context, wanted, event_filter(types, from_, to), given(containing))
         return connection(found, ActivityEvent.of)
+
+    @strawberry.field(description="What became of all accepted events; for admins and servers.")
+    async def intake(self, info: Info) -> IntakeStatus | None:
+        return IntakeStatus.of(await intake_status(info.context))
 
 
 @strawberry.type(description="What can be sent.")

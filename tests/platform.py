@@ -25,8 +25,8 @@ from questlog.database import LOGINS, Logins, logins, migrate
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
 from questlog.signin import sign_token
-from workers.intake import open_queue
 from workers.main import create_worker
+from workers.queue import open_queue
 from workers.rollup import roll_up
 
 SECRET = "a secret of the tests, and of nobody else's"

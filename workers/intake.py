@@ -1,53 +1,54 @@
 """Taking events: what many requests hand in becomes one job, and is acknowledged once Valkey has that on disk."""
 
 import asyncio
+import time
 from collections.abc import Sequence
-from datetime import timedelta
 
-import msgspec
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.event import TrackedEvent
+from workers.ledger import store_counted
+from workers.queue import QueueFullError, enqueue
 
 LARGEST_BATCH = 500
 GATHERING_SECONDS = 0.003
-KEPT_FOR = timedelta(days=30)
-
-encode_batch = msgspec.msgpack.Encoder().encode
-decode_batch = msgspec.msgpack.Decoder(list[TrackedEvent]).decode
-
-
-async def open_queue(redis_url: str) -> ArqRedis:
-    """arq's queue in Valkey, in a format that cannot carry code."""
-    return await create_pool(
-        RedisSettings.from_dsn(redis_url),
-        job_serializer=msgspec.msgpack.encode,
-        job_deserializer=msgspec.msgpack.decode,
-    )
+SECONDS_FOR_VALKEY = 2
+SECONDS_FOR_POSTGRESQL = 10
+SECONDS_BETWEEN_TRIES = 1
+SECONDS_BETWEEN_MEASUREMENTS = 0.25
 
 
 class Intake:
-    """The buffer that all requests of a process share."""
+    """The buffer that all requests of a process share.
 
-    def __init__(self, queue: ArqRedis) -> None:
-        self._queue = queue
+    Where Valkey does not take a batch, or holds `most_bytes` of memory already, the batch is stored in the database
+    right away, by the intake's login.
+    """
+
+    def __init__(
+        self, queue: ArqRedis, database: AsyncEngine, *, anonymize_after_days: int, most_bytes: int = 2**30
+    ) -> None:
+        self.queue = queue
+        self._database = database
+        self._anonymize_after_days = anonymize_after_days
+        self._most_bytes = most_bytes
+        self._is_full = False
+        self._measured_at = self._failed_at = float("-inf")
         self._waiting: list[tuple[Sequence[TrackedEvent], asyncio.Future[None]]] = []
         self._arrived = asyncio.Event()
         self._closing = False
         self._committing = asyncio.create_task(self._commit_forever(), name="intake")
 
     async def keep(self, events: Sequence[TrackedEvent]) -> None:
-        """Return once the events are on disk; raises what Valkey raised where it did not take them."""
+        """Return once the events are on disk; raises what the database raised where neither server took them."""
         if self._closing:
             raise ConnectionError("this process is going down")
         kept = asyncio.get_running_loop().create_future()
         self._waiting.append((events, kept))
         self._arrived.set()
         await kept
-
-    async def check(self) -> None:
-        """Raise what Valkey raises where it cannot be reached."""
-        await self._queue.ping()
 
     async def close(self) -> None:
         """Commit what is waiting, then take no more."""
@@ -67,9 +68,10 @@ class Intake:
 
     async def _commit(self, waiting: Sequence[tuple[Sequence[TrackedEvent], asyncio.Future[None]]]) -> None:
         events = [event for handed_in, _ in waiting for event in handed_in]
-        batches = [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
         try:
-            await asyncio.gather(*(self._enqueue(batch) for batch in batches))
+            await self._keep_all(
+                [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
             for _, kept in waiting:
                 if not kept.done():
@@ -79,5 +81,30 @@ class Intake:
                 if not kept.done():
                     kept.set_result(None)
 
-    async def _enqueue(self, batch: Sequence[TrackedEvent]) -> None:
-        await self._queue.enqueue_job("store_batch", encode_batch(batch), _expires=KEPT_FOR)
+    async def _keep_all(self, batches: Sequence[Sequence[TrackedEvent]]) -> None:
+        try:
+            if time.monotonic() < self._failed_at + SECONDS_BETWEEN_TRIES:
+                raise ConnectionError("Valkey was away a moment ago")
+            async with asyncio.timeout(SECONDS_FOR_VALKEY):
+                await self._check_size()
+                await enqueue(self.queue, batches)
+        except QueueFullError:
+            await self._store(batches)
+        except (RedisError, OSError):
+            if time.monotonic() >= self._failed_at + SECONDS_BETWEEN_TRIES:
+                self._failed_at = time.monotonic()
+            await self._store(batches)
+
+    async def _check_size(self) -> None:
+        if time.monotonic() >= self._measured_at + SECONDS_BETWEEN_MEASUREMENTS:
+            memory = await self.queue.info("memory")
+            self._is_full = memory["used_memory"] >= self._most_bytes
+            self._measured_at = time.monotonic()
+        if self._is_full:
+            raise QueueFullError("the queue holds as much as it may")
+
+    async def _store(self, batches: Sequence[Sequence[TrackedEvent]]) -> None:
+        """All batches in one transaction: a request's events are kept together or not at all."""
+        async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
+            for batch in batches:
+                await store_counted(connection, batch, anonymize_after_days=self._anonymize_after_days)

@@ -1,21 +1,25 @@
 """The arq worker: its functions, its timetable, and what keeps a job from being dropped."""
 
 import asyncio
+import contextlib
 import logging
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from arq import Retry, cron, func
 from arq.connections import RedisSettings
 from arq.worker import Worker
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
-from workers.event import store
-from workers.intake import decode_batch
+from workers.ledger import store_counted, sweep
+from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ def create_worker(
         functions=[func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=2**31, keep_result=0)],
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
+            cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
             cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
         ],
         redis_settings=RedisSettings.from_dsn(redis_url),
@@ -56,6 +61,7 @@ def create_worker(
             "anonymize_after_days": anonymize_after_days,
             "rounds": Rounds(),
         },
+        on_startup=_show_life,
         on_shutdown=_disconnect,
     )
 
@@ -63,12 +69,20 @@ def create_worker(
 async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
     """Store a batch of tracked events; whatever goes wrong, arq keeps it and it is tried again."""
     try:
-        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-            await store(connection, decode_batch(batch), anonymize_after_days=ctx["anonymize_after_days"])
+        async with asyncio.timeout(SECONDS_OF_OURS):
+            async with _engine(ctx).begin() as connection:
+                await store_counted(
+                    connection,
+                    decode_batch(batch),
+                    anonymize_after_days=ctx["anonymize_after_days"],
+                    batch_id=ctx["job_id"],
+                )
+            await ctx["redis"].hdel(WAITING, ctx["job_id"])
     # After a standstill arq's time-out comes together with ours, as a cancellation: it must not pass for an error.
     except (Exception, asyncio.CancelledError) as error:
         pause = min(2 ** min(ctx["job_try"], 10), LONGEST_PAUSE)
         logger.warning("a batch could not be stored, and is tried again in %d s: %s", pause, _kind(error))
+        await _tell(ctx, "a batch could not be stored", error)
         raise Retry(defer=pause) from error
 
 
@@ -88,6 +102,7 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
                 rounds.subjects_at_once = min(2 * rounds.subjects_at_once, SUBJECTS_AT_ONCE)
         except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
+            await _tell(ctx, "figures could not be derived", error)
             if rounds.subjects_at_once == 1:
                 await _postpone(ctx)
             rounds.subjects_at_once = 1
@@ -116,10 +131,39 @@ async def _postpone(ctx: dict[str, Any]) -> None:
         logger.warning("nor could the first be put behind the others: %s", _kind(error))
 
 
+async def sweep_batches(ctx: dict[str, Any]) -> None:
+    """Forget which batches are stored, once the queue cannot hand them out again."""
+    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+        await sweep(connection, ctx["redis"])
+
+
 async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
     """Make the weekly partitions that are missing."""
     async with _engine(ctx).begin() as connection:
         await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+
+
+async def _show_life(ctx: dict[str, Any]) -> None:
+    """Tell others every second that this worker is alive."""
+    name = ctx["name"] = uuid4().hex
+
+    async def show_forever() -> None:
+        while True:
+            now = time.time()
+            try:
+                await ctx["redis"].zadd(WORKERS, {name: now})
+                await ctx["redis"].zremrangebyscore(WORKERS, "-inf", now - 3600)
+            except (RedisError, OSError) as error:
+                logger.warning("Valkey is away: %s", _kind(error))
+            await asyncio.sleep(1)
+
+    ctx["life"] = asyncio.create_task(show_forever(), name="life")
+
+
+async def _tell(ctx: dict[str, Any], what: str, error: BaseException) -> None:
+    """Keep the last error where the ledger shows it; where Valkey is away, the log has it."""
+    with contextlib.suppress(RedisError, OSError, asyncio.CancelledError):
+        await ctx["redis"].set(LAST_ERROR, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {what}: {_kind(error)}")
 
 
 def _kind(error: BaseException) -> str:
@@ -134,4 +178,8 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 
 
 async def _disconnect(ctx: dict[str, Any]) -> None:
+    ctx["life"].cancel()
+    await asyncio.gather(ctx["life"], return_exceptions=True)
+    with contextlib.suppress(RedisError, OSError):
+        await ctx["redis"].zrem(WORKERS, ctx["name"])
     await _engine(ctx).dispose()

@@ -43,20 +43,41 @@ class EmbeddedServers:
         """Valkey, for redis-py and arq."""
         return self.valkey.url
 
+    @classmethod
+    def running(cls, home: Path) -> Self:
+        """The servers that another process runs, for their URLs; raises EmbeddedError where none does."""
+        servers = cls(home)
+        try:
+            house = House.open(servers.home)
+            lock = os.open(house.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise EmbeddedError(f"{home} is of no use to the embedded servers: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            servers._enter(house)
+            return servers
+        finally:
+            os.close(lock)
+        raise EmbeddedError(f"Questlog does not run on {home}: start questlog serve, or set QUESTLOG_HOME")
+
+    def _enter(self, house: House) -> None:
+        passwords = _passwords(self.home / "passwords.json")
+        self.postgres = PostgresServer(house, passwords["postgres"], passwords["questlog"])
+        self.valkey = ValkeyServer(house, passwords["valkey"])
+
     async def start(self) -> None:
         """Start both and return once both answer; raises EmbeddedError, and then leaves nothing running."""
         async with AsyncExitStack() as stack:
             try:
                 house = House.open(self.home)
                 stack.callback(os.close, _hold(house.folder / "lock", self.home))
-                passwords = _passwords(self.home / "passwords.json")
+                self._enter(house)
                 shutil.rmtree(house.sockets, ignore_errors=True)
                 house.make(house.sockets)
             except OSError as error:
                 raise EmbeddedError(f"{self.home} is of no use to the embedded servers: {error}") from error
             stack.callback(shutil.rmtree, house.sockets, ignore_errors=True)
-            self.postgres = PostgresServer(house, passwords["postgres"], passwords["questlog"])
-            self.valkey = ValkeyServer(house, passwords["valkey"])
             for server in (self.valkey, self.postgres):
                 stack.push_async_callback(server.stop)
                 await server.start()

@@ -132,6 +132,21 @@ def test_a_second_serve_on_the_same_home_is_refused(shared: Installation) -> Non
     assert_one_line(refused, f"Questlog already runs on {shared.home}")
 
 
+def test_status_shows_the_ledger_of_what_runs(shared: Installation) -> None:
+    shown = questlog(shared.home, "status")
+    assert shown.returncode == 0, shown.stderr
+    told = dict(line.split(": ") for line in shown.stdout.splitlines())
+    assert told["workers"] == "1"
+    assert int(told["accepted"]) == int(told["stored"]) + int(told["duplicate"])
+    assert questlog(shared.home, "set-aside", "list").stdout == ""
+    assert questlog(shared.home, "set-aside", "retry").stdout == "stored: 0 duplicate: 0 withdrawn: 0\n"
+    assert questlog(shared.home, "set-aside", "drop", "7").stdout == "dropped: 0\n"
+
+
+def test_status_where_nothing_runs_is_said_in_one_line(home: Path) -> None:
+    assert_one_line(questlog(home, "status"), "does not run")
+
+
 def test_no_secret_stands_on_a_command_line(shared: Installation) -> None:
     secret = (shared.home / "jwt-secret").read_text()
     lines = list(children(shared.process.pid).values())

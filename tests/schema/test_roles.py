@@ -66,6 +66,7 @@ ROOTS = {
     "Query.users":          "UUUU     V---    VV--   VVV-  FFFF",
     "Query.activityEvents": "UUUU     FFFF    FFFF   VVV-  FFFF",
     "Query.viewer":         "----     V---    VV--   V---  ----",
+    "Query.intake":         "UUUU     FFFF    FFFF   VVVV  VVVV",
 }
 VISIBLE =                   "....     V...    VV..   VVV.  ...."
 DEVICE =                    "....     V...    V0..   VVV.  ...."
@@ -124,6 +125,10 @@ BESIDE_USER = {
     "Viewer": {"VVVVV": "role", "0VVV0": "user", "EEVEE": "children"},
     "UserConnection": {".VVV.": "edges nodes pageInfo"},
     "UserEdge": {".VVV.": "node cursor"},
+    "IntakeStatus": {
+        "...VV": "accepted stored duplicate withdrawn waiting setAside workers",
+        "...00": "oldestWaitingSeconds lastError",
+    },
 }
 # The fields of what is answered to what is sent, where all of it is taken and none of it is.
 PAYLOADS = {
@@ -209,6 +214,7 @@ NODE = f"query ($id: ID!) {{ node(id: $id) {below(QUERY, 'node')} }}"
 NODES = f"query ($ids: [ID!]!) {{ nodes(ids: $ids) {below(QUERY, 'node')} }}"
 VIEWER = f"{{ viewer {below(QUERY, 'viewer')} }}"
 USERS = f"{{ users(first: 100) {below(QUERY, 'users')} }}"
+INTAKE = f"{{ intake {below(QUERY, 'intake')} }}"
 OF_ONE = {
     "Query.user": USER,
     "Query.engagement": f"query ($who: ID!) {{ engagement(userId: $who) {below(QUERY, 'engagement')} }}",
@@ -280,6 +286,8 @@ async def test_lists_of_everybody(town: Town) -> None:
         who = about(asker, whose)
         answer = await town.ask(EVENTS_OF_ALL, asker, path={"profileId": who})
         assert _contained(answer, who) == expected, (asker, whose)
+    for (asker, whose), expected in cells(ROOTS["Query.intake"]).items():
+        assert root_outcome(await town.ask(INTAKE, asker)) == expected, (asker, whose)
     for (asker, whose), expected in cells(ROOTS["Query.viewer"]).items():
         answer = await town.ask("{ viewer { user { userId } children { userId } } }", asker)
         assert _contained(answer, about(asker, whose)) == expected, (asker, whose)
@@ -324,7 +332,7 @@ async def test_a_field_beside_users(town: Town) -> None:
     found = []
     for asker in ASKERS:
         values = defaultdict(list)
-        for query in (VIEWER, USERS):
+        for query in (VIEWER, USERS, INTAKE):
             for field, value in values_in(list(((await town.ask(query, asker))["data"] or {}).values())):
                 values[field].append(value)
         found.append(values)

@@ -18,7 +18,7 @@ from tests.histories import as_tracked
 from tests.recomputation import Event
 from tests.workers.storing import NOW, Storing, visit
 from workers.event import Stored
-from workers.intake import decode_batch, encode_batch
+from workers.queue import decode_batch, encode_batch
 
 STUDENT = UserRole.STUDENT
 CONCURRENT = 10
@@ -129,8 +129,11 @@ async def test_an_event_whose_day_was_sealed_while_it_waited_is_withdrawn(storin
     key = await storing.know(name, zone)
     boundary = horizon(datetime.now(UTC), 30)
     there = boundary.astimezone(ZoneInfo(zone))
-    midnight = datetime.combine(there.date(), time(0), there.tzinfo).astimezone(UTC)
-    first_open = midnight if midnight >= boundary else midnight + timedelta(days=1)
+    # Day by day on the local calendar: a day on which the clock changes has 23 or 25 hours.
+    midnights = [
+        datetime.combine(there.date() + timedelta(days=days), time(0), there.tzinfo).astimezone(UTC) for days in (0, 1)
+    ]
+    first_open = min(midnight for midnight in midnights if midnight >= boundary)
     moments = [first_open - timedelta(milliseconds=1), first_open, boundary - timedelta(days=1)]
     batch = [as_tracked(visit(at), name) for at in moments]
     assert await storing.store(batch, days=30) == Stored(1, 0, 2)

@@ -5,22 +5,32 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
 from arq.connections import ArqRedis
 
 from models.event import TrackedEvent
+from models.ledger import list_set_aside, stored_batches
 from models.user import UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
 from tests.histories import as_input, as_tracked
-from tests.platform import TRACK, Platform, new_api
-from tests.workers.storing import NOW, visit
-from workers.intake import Intake, decode_batch, open_queue
+from tests.platform import SERVICE, TRACK, Answer, Platform, new_api, working
+from tests.workers.storing import DAYS, NOW, visit
+from workers.event import Stored
+from workers.intake import Intake
+from workers.ledger import drop_set_aside, retry_set_aside, store_counted, sweep
+from workers.queue import decode_batch, open_queue
 
 ADA = (Role.STUDENT, "ada")
+LEDGER: Answer = {
+    **dict.fromkeys(("accepted", "stored", "duplicate", "withdrawn", "waiting", "setAside", "workers"), 0),
+    "oldestWaitingSeconds": None,
+    "lastError": None,
+}
 
 
 @pytest.fixture
@@ -34,7 +44,14 @@ async def queue(servers: EmbeddedServers) -> AsyncIterator[ArqRedis]:
 
 
 @pytest.fixture
-async def api(own_servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platform]:
+async def api(servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platform]:
+    """An API without a worker."""
+    async with new_api(servers, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def own_api(own_servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platform]:
     """An API whose servers may be stopped and killed."""
     async with new_api(own_servers, tmp_path) as running:
         yield running
@@ -63,16 +80,16 @@ async def kill_valkey(servers: EmbeddedServers) -> None:
     await ended(process)
 
 
-async def test_what_many_requests_hand_in_together_becomes_one_job(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_what_many_requests_hand_in_together_becomes_one_job(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     events = some(300)
     await asyncio.gather(*(intake.keep([event]) for event in events))
     assert await queued(queue) == [events]
     await intake.close()
 
 
-async def test_a_batch_has_at_most_500_events(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_a_batch_has_at_most_500_events(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     handed_in = [some(400), some(500), some(301)]
     await asyncio.gather(*(intake.keep(events) for events in handed_in))
     batches = await queued(queue)
@@ -82,8 +99,8 @@ async def test_a_batch_has_at_most_500_events(queue: ArqRedis) -> None:
     await intake.close()
 
 
-async def test_closing_commits_what_waits_and_then_takes_no_more(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_closing_commits_what_waits_and_then_takes_no_more(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     events = some(20)
     waiting = [asyncio.create_task(intake.keep([event])) for event in events]
     await asyncio.sleep(0)
@@ -95,8 +112,8 @@ async def test_closing_commits_what_waits_and_then_takes_no_more(queue: ArqRedis
     assert await queued(queue) == [events]
 
 
-async def test_closing_commits_also_what_came_while_others_were_committed(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_closing_commits_also_what_came_while_others_were_committed(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     events = some(60)
     tasks = []
     for event in events:
@@ -107,8 +124,8 @@ async def test_closing_commits_also_what_came_while_others_were_committed(queue:
     assert {event.event_id for batch in await queued(queue) for event in batch} == {event.event_id for event in events}
 
 
-async def test_a_request_that_goes_away_takes_nobody_along(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_a_request_that_goes_away_takes_nobody_along(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     going, staying = (asyncio.create_task(intake.keep(some(1))) for _ in range(2))
     await asyncio.sleep(0)
     going.cancel()
@@ -118,8 +135,8 @@ async def test_a_request_that_goes_away_takes_nobody_along(queue: ArqRedis) -> N
     await intake.close()
 
 
-async def test_the_queue_holds_messagepack_for_a_month(queue: ArqRedis) -> None:
-    intake = Intake(queue)
+async def test_the_queue_holds_messagepack_for_a_month(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
     await intake.keep(some(1))
     await intake.close()
     (job,) = await jobs(queue)
@@ -129,9 +146,9 @@ async def test_the_queue_holds_messagepack_for_a_month(queue: ArqRedis) -> None:
 
 
 async def test_what_is_acknowledged_is_in_the_append_only_file_and_survives_a_kill(
-    own_servers: EmbeddedServers, api: Platform
+    own_servers: EmbeddedServers, own_api: Platform
 ) -> None:
-    event = visit(NOW)
+    api, event = own_api, visit(NOW)
     answer = await api.track([as_input(event, "ada")], ADA)
     log = b"".join(path.read_bytes() for path in own_servers.valkey.data.rglob("*.aof"))
     await kill_valkey(own_servers)
@@ -145,20 +162,103 @@ async def test_what_is_acknowledged_is_in_the_append_only_file_and_survives_a_ki
     await queue.aclose(close_connection_pool=True)
 
 
-async def test_without_valkey_events_are_refused_as_a_whole_and_taken_again_once_it_is_back(
-    own_servers: EmbeddedServers, api: Platform
+async def test_without_valkey_events_are_stored_in_the_request_and_counted(
+    own_servers: EmbeddedServers, own_api: Platform
 ) -> None:
-    event = visit(NOW)
+    api, event = own_api, visit(NOW)
     await kill_valkey(own_servers)
-    answer = await api.ask(TRACK, ADA, events=[as_input(event, "ada")])
+    answers = [await api.track([as_input(event, "ada")], ADA) for _ in range(2)]
     ready = await api.client.get("/readyz")
     await own_servers.valkey.start()
-    assert not (answer["data"] or {}).get("trackEvents")
-    (error,) = answer["errors"]
-    assert error["extensions"] == {"code": "UNAVAILABLE", "retryAfterMs": 1000}
-    assert ready.status_code == 503
+    assert [answer["accepted"] for answer in answers] == [1, 1]
+    assert ready.status_code == 200
+    status = await intake_status(api)
+    assert status | {"workers": 0} == LEDGER | {"accepted": 2, "stored": 1, "duplicate": 1}
     queue = await open_queue(own_servers.redis_url)
     assert await queued(queue) == []
-    assert (await api.track([as_input(event, "ada")], ADA))["accepted"] == 1
-    assert [[each.event_id for each in batch] for batch in await queued(queue)] == [[event.event_id]]
     await queue.aclose(close_connection_pool=True)
+
+
+async def test_without_both_servers_events_are_refused_as_a_whole_and_taken_once_one_is_back(
+    own_servers: EmbeddedServers, own_api: Platform
+) -> None:
+    api, event = own_api, visit(NOW)
+    await kill_valkey(own_servers)
+    await own_servers.postgres.stop()
+    answer = await api.ask(TRACK, ADA, events=[as_input(event, "ada")])
+    await own_servers.valkey.start()
+    await own_servers.postgres.start()
+    await api.superuser.dispose()
+    await api.worker_engine.dispose()
+    assert not (answer["data"] or {}).get("trackEvents")
+    (error,) = answer["errors"]
+    assert error["extensions"]["code"] == "UNAVAILABLE"
+    assert error["extensions"]["retryAfterMs"] == 1000
+    async with working(api):
+        assert (await api.track([as_input(event, "ada")], ADA))["accepted"] == 1
+        await api.settle()
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 1, "stored": 1}
+
+
+async def test_without_postgresql_the_queue_takes_events_and_drains_once_it_is_back(
+    own_servers: EmbeddedServers, own_api: Platform
+) -> None:
+    api, events = own_api, [visit(NOW) for _ in range(30)]
+    await own_servers.postgres.stop()
+    assert (await api.track([as_input(event, "ada") for event in events], ADA))["accepted"] == 30
+    await own_servers.postgres.start()
+    await api.superuser.dispose()
+    await api.worker_engine.dispose()
+    status = await intake_status(api)
+    assert status["waiting"] == 30
+    assert status["oldestWaitingSeconds"] > 0
+    async with working(api):
+        await api.settle()
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 30, "stored": 30}
+
+
+async def test_beyond_its_bound_the_queue_takes_no_more_and_events_are_stored(queue: ArqRedis, api: Platform) -> None:
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS, most_bytes=1)
+    await intake.keep(some(3))
+    await intake.close()
+    assert await queued(queue) == []
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 3, "stored": 3}
+
+
+async def test_an_event_that_cannot_be_stored_is_set_aside_and_holds_up_nothing(queue: ArqRedis, api: Platform) -> None:
+    good = some(20)
+    bad = msgspec.structs.replace(good[3], event_id=uuid4(), event_type="nul \0 byte")
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS)
+    await intake.keep([*good[:7], bad, *good[7:]])
+    await intake.close()
+    async with working(api):
+        await api.settle()
+    before = await intake_status(api)
+    assert before | {"workers": 0} == LEDGER | {"accepted": 21, "stored": 20, "setAside": 1}
+    async with api.worker_engine.begin() as connection:
+        ((_, _, reason),) = await list_set_aside(connection)
+        assert "22021" in reason
+        assert await retry_set_aside(connection, DAYS) == Stored(0, 0, 0)
+    assert await intake_status(api) == before
+    async with api.worker_engine.begin() as connection:
+        assert await drop_set_aside(connection) == 1
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 21, "stored": 20, "withdrawn": 1}
+
+
+async def test_a_batch_that_is_handed_out_twice_is_counted_once(queue: ArqRedis, api: Platform) -> None:
+    batch = some(5)
+    for _ in range(2):
+        async with api.worker_engine.begin() as connection:
+            await store_counted(connection, batch, anonymize_after_days=DAYS, batch_id="the same")
+    status = await intake_status(api)
+    assert (status["stored"], status["duplicate"]) == (5, 0)
+    async with api.worker_engine.begin() as connection:
+        await sweep(connection, queue)
+        assert await stored_batches(connection) == []
+
+
+async def intake_status(api: Platform) -> Answer:
+    """The ledger, by the API."""
+    fields = " ".join(LEDGER)
+    status: Answer = (await api.data(f"{{ intake {{ {fields} }} }}", SERVICE))["intake"]
+    return status

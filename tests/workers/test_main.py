@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from arq import Retry
+from arq.connections import ArqRedis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,8 +25,8 @@ from tests.histories import as_input, as_tracked
 from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
-from workers.intake import encode_batch, open_queue
 from workers.main import make_partitions_ahead, store_batch
+from workers.queue import encode_batch, open_queue
 
 ADA = (Role.STUDENT, "ada")
 MINUTE = timedelta(minutes=1)
@@ -41,6 +42,14 @@ async def api(servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platfor
     """An API without a worker."""
     async with new_api(servers, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+async def queue(api: Platform) -> AsyncIterator[ArqRedis]:
+    """The queue of the API."""
+    queue = await open_queue(api.settings.redis_url or "")
+    yield queue
+    await queue.aclose(close_connection_pool=True)
 
 
 @contextlib.contextmanager
@@ -183,8 +192,8 @@ async def test_a_batch_that_cannot_be_stored_is_kept_until_it_can(api: Platform)
         await check_all_are_there_once(api, events)
 
 
-async def test_what_nobody_can_read_is_kept_too(api: Platform) -> None:
-    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 3}
+async def test_what_nobody_can_read_is_kept_too(api: Platform, queue: ArqRedis) -> None:
+    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 3, "job_id": "a", "redis": queue}
     with pytest.raises(Retry) as retry:
         await store_batch(ctx, b"no batch")
     assert retry.value.defer_score == 8000
@@ -250,9 +259,9 @@ async def batches(api: Platform, state: str) -> list[bytes]:
     return [key for key in found if b":cron:" not in key]
 
 
-async def test_a_batch_that_is_cancelled_while_it_waits_is_tried_again(api: Platform) -> None:
+async def test_a_batch_that_is_cancelled_while_it_waits_is_tried_again(api: Platform, queue: ArqRedis) -> None:
     await api.upsert({"userId": "ada", "role": "STUDENT"})
-    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 1}
+    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 1, "job_id": "a", "redis": queue}
     batch = encode_batch([as_tracked(visit(NOW), "ada")])
     async with api.superuser.begin() as connection:
         await connection.execute(text("LOCK TABLE user_activity_events IN ACCESS EXCLUSIVE MODE"))

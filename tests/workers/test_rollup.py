@@ -370,7 +370,9 @@ async def test_what_comes_late_after_a_sealed_session_opens_one_of_its_own(stori
     assert await sessions(storing, key) == [(boundary - 10 * MINUTE, boundary - 10 * MINUTE), (late, late)]
 
 
-async def test_a_subject_that_fails_holds_up_nobody_else(storing: Storing, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_subject_that_fails_holds_up_nobody_else(
+    storing: Storing, idle: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
     broken, _ = await learner(storing)
     await storing.rows("UPDATE users SET time_zone = 'Mars/Olympus' WHERE user_id = :id", id=broken)
     good, key = await learner(storing)
@@ -380,7 +382,12 @@ async def test_a_subject_that_fails_holds_up_nobody_else(storing: Storing, caplo
         )
     at = datetime.now(UTC) - MINUTE
     await storing.store([as_tracked(visit(at.replace(microsecond=0)), good)])
-    ctx = {"engine": storing.engine, "anonymize_after_days": DAYS, "rounds": Rounds()}
+    ctx = {
+        "engine": storing.engine,
+        "redis": idle.api.intake.queue,
+        "anonymize_after_days": DAYS,
+        "rounds": Rounds(),
+    }
     for _ in range(4):
         await roll_up_all(ctx)
     assert len(await sessions(storing, key)) == 1

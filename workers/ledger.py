@@ -1,0 +1,143 @@
+"""Storing what was accepted, and counting it: each batch once, whoever has it in hand and however often."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from arq.connections import ArqRedis
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.event import TrackedEvent
+from models.ledger import (
+    Counts,
+    add_counts,
+    claim_batch,
+    counts,
+    forget_batches,
+    number_set_aside,
+    set_aside,
+    stored_batches,
+    take_set_aside,
+)
+from workers.event import Stored, store
+from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event
+
+SECONDS_ALIVE = 10
+# Of SQLSTATE's classes those that tell of a value: data exception, integrity violation, program limit.
+OF_THE_EVENT = ("22", "23", "54")
+
+
+class Ledger(NamedTuple):
+    """Numbers of events since the installation began, and how its queue fares. Ages are in seconds."""
+
+    accepted: int
+    stored: int
+    duplicate: int
+    withdrawn: int
+    waiting: int
+    set_aside: int
+    oldest_waiting: float | None
+    workers: int
+    last_error: str | None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether nothing is lost and nothing counted twice; for certain only while nothing is under way."""
+        return self.accepted == self.stored + self.duplicate + self.withdrawn + self.waiting + self.set_aside
+
+
+async def store_counted(
+    connection: AsyncConnection,
+    batch: Sequence[TrackedEvent],
+    *,
+    anonymize_after_days: int,
+    batch_id: str | None = None,
+) -> None:
+    """Store the batch and count it, in the connection's transaction; an event that cannot be stored is set aside.
+
+    `batch_id` is the queue's, by which a batch that it hands out twice is counted once; None is for a batch that was
+    never there. Raises what the database raises where no event is at fault.
+    """
+    if batch_id is not None and not await claim_batch(connection, batch_id):
+        return
+    stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
+    await add_counts(connection, Counts(len(batch) if batch_id is None else 0, *stored))
+
+
+async def retry_set_aside(
+    connection: AsyncConnection, anonymize_after_days: int, ids: Sequence[int] | None = None
+) -> Stored:
+    """Store these of the events that are set aside, or all; what still cannot be stored is set aside again."""
+    batch = [decode_event(event) for event in await take_set_aside(connection, ids)]
+    stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
+    await add_counts(connection, Counts(0, *stored))
+    return stored
+
+
+async def drop_set_aside(connection: AsyncConnection, ids: Sequence[int] | None = None) -> int:
+    """Withdraw these of the events that are set aside, or all; gives how many."""
+    dropped = len(await take_set_aside(connection, ids))
+    await add_counts(connection, Counts(withdrawn=dropped))
+    return dropped
+
+
+async def _store_or_set_aside(
+    connection: AsyncConnection, batch: Sequence[TrackedEvent], anonymize_after_days: int
+) -> Stored:
+    try:
+        async with connection.begin_nested():
+            return await store(connection, batch, anonymize_after_days=anonymize_after_days)
+    except DBAPIError as error:
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if not sqlstate.startswith(OF_THE_EVENT):
+            raise
+        if len(batch) == 1:
+            # Without the database's text, which may hold what people did.
+            reason = f"{type(error.orig.__cause__ or error.orig).__name__} ({sqlstate})" if error.orig else sqlstate
+            await set_aside(connection, [(reason, encode_event(batch[0]))])
+            return Stored(0, 0, 0)
+    halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+    parts = [await _store_or_set_aside(connection, half, anonymize_after_days) for half in halves]
+    return Stored(*map(sum, zip(*parts, strict=True)))
+
+
+async def ledger(connection: AsyncConnection, queue: ArqRedis) -> Ledger:
+    """The ledger as it stands. Raises what PostgreSQL or Valkey raises where it is away."""
+    counted = await counts(connection)
+    aside = await number_set_aside(connection)
+    stored = {batch_id.encode() for batch_id in await stored_batches(connection)}
+    now = time.time()
+    async with queue.pipeline(transaction=True) as reading:
+        reading.get(ACCEPTED)
+        reading.hgetall(WAITING)
+        reading.zcount(WORKERS, now - SECONDS_ALIVE, "+inf")
+        reading.get(LAST_ERROR)
+        accepted, batches, workers, last_error = await reading.execute()
+    waiting = [each.split() for batch_id, each in batches.items() if batch_id not in stored]
+    return Ledger(
+        counted.accepted + int(accepted or 0),
+        counted.stored,
+        counted.duplicate,
+        counted.withdrawn,
+        sum(int(events) for events, _ in waiting),
+        aside,
+        now - min(float(since) for _, since in waiting) if waiting else None,
+        workers,
+        last_error.decode() if last_error else None,
+    )
+
+
+async def sweep(connection: AsyncConnection, queue: ArqRedis) -> None:
+    """Forget the stored batches that the queue cannot hand out any more."""
+    batch_ids = await stored_batches(connection)
+    async with queue.pipeline(transaction=False) as reading:
+        for batch_id in batch_ids:
+            reading.exists(f"arq:job:{batch_id}")
+        there = await reading.execute()
+    gone = [batch_id for batch_id, exists in zip(batch_ids, there, strict=True) if not exists]
+    if gone:
+        async with queue.pipeline() as forgetting:
+            forgetting.hdel(WAITING, *gone)
+            await forgetting.execute()
+        await forget_batches(connection, gone)

@@ -1,0 +1,53 @@
+"""The queue of accepted batches: arq's in Valkey, with what the ledger needs to know of it."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+import msgspec
+from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.constants import default_queue_name, job_key_prefix
+from arq.jobs import serialize_job
+
+from models.event import TrackedEvent
+
+KEPT_FOR = timedelta(days=30)
+ACCEPTED = "questlog:accepted"  # events that the queue ever took
+WAITING = "questlog:waiting"  # of each batch that is not stored yet: how many events, and since when
+WORKERS = "questlog:workers"  # when each worker was last alive
+LAST_ERROR = "questlog:last_error"
+
+encode_batch = msgspec.msgpack.Encoder().encode
+decode_batch = msgspec.msgpack.Decoder(list[TrackedEvent]).decode
+encode_event = msgspec.msgpack.Encoder().encode
+decode_event = msgspec.msgpack.Decoder(TrackedEvent).decode
+
+
+class QueueFullError(ConnectionError):
+    """The queue holds as much as it may."""
+
+
+async def open_queue(redis_url: str) -> ArqRedis:
+    """arq's queue in Valkey, in a format that cannot carry code."""
+    return await create_pool(
+        RedisSettings.from_dsn(redis_url),
+        job_serializer=msgspec.msgpack.encode,
+        job_deserializer=msgspec.msgpack.decode,
+    )
+
+
+async def enqueue(queue: ArqRedis, batches: Sequence[Sequence[TrackedEvent]]) -> None:
+    """Put all batches into the queue, or none of them, as arq's jobs; returns once they are on disk."""
+    now = time.time()
+    async with queue.pipeline(transaction=True) as putting:
+        for batch in batches:
+            batch_id = uuid4().hex
+            job = serialize_job(
+                "store_batch", (encode_batch(batch),), {}, None, int(now * 1000), serializer=msgspec.msgpack.encode
+            )
+            putting.set(job_key_prefix + batch_id, job, ex=KEPT_FOR)
+            putting.zadd(default_queue_name, {batch_id: int(now * 1000)})
+            putting.hset(WAITING, batch_id, f"{len(batch)} {now}")
+            putting.incrby(ACCEPTED, len(batch))
+        await putting.execute()
