@@ -44,6 +44,7 @@ EventKey = tuple[UUID, UUID, datetime]
 class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     """An event that was judged and taken, on its way to the table.
 
+    `user_id` is None where nobody signed the event: then it is the device's, and `device_id` says which.
     `role` is the role that the user's own token gave, by which they become known; None where a SERVICE speaks of
     somebody. `event_type` is the name it is stored under, `data` its payload as it was sent (camel case).
     """
@@ -53,7 +54,7 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     received_at: datetime
     event_type: str
     event_category: str
-    user_id: str
+    user_id: str | None
     role: UserRole | None
     from_service: bool
     data: dict[str, Any]

@@ -12,13 +12,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from strawberry.http import GraphQLHTTPResponse
 from strawberry.types import ExecutionResult
 
 from models.base import connect
-from models.viewer import ANONYMOUS, Viewer
+from models.viewer import ANONYMOUS, Role, Viewer
 from questlog.database import logins
+from questlog.device import device_of, remember_device
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
 from resolvers.errors import RequestError, UnauthenticatedError, UnavailableError
@@ -102,9 +103,16 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
             self._rules,
             user_agent=http.headers.get("user-agent"),
             ip_address=http.client.host if http.client else None,
+            device_id=device_of(http),
         )
+
+        async def send_with_device(message: Message) -> None:
+            if message["type"] == "http.response.start" and viewer.role is Role.ANONYMOUS and request.device_id:
+                remember_device(message, request.device_id, secure=http.url.scheme == "https")
+            await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_with_device)
         finally:
             await request.close()
 

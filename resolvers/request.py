@@ -41,6 +41,7 @@ class Request:
     rules: Rules
     user_agent: str | None = None
     ip_address: str | None = None
+    device_id: UUID | None = None  # the browser's, as its cookie says
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
 

@@ -87,11 +87,14 @@ class Taken:
 async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     """Judge the events, and return once those that are good are safely kept.
 
-    Raises BadUserInputError unless there are 1 to 500, and UnavailableError where nothing could be kept.
+    Without a token they are the device's own: the event says which, else the browser's cookie, else the first event's
+    id serves as the device's from now on. Raises BadUserInputError unless there are 1 to 500, and UnavailableError
+    where nothing could be kept.
     """
-    request.require(Role.STUDENT, Role.PARENT, Role.ADMIN, Role.SERVICE)
     if not 1 <= len(drafts) <= MOST_EVENTS:
         raise BadUserInputError(f"events has {len(drafts)} entries, and must have 1 to {MOST_EVENTS}")
+    if request.viewer.role is Role.ANONYMOUS and not all(draft.device_id for draft in drafts):
+        request.device_id = request.device_id or drafts[0].event_id
     people = await _people(request, drafts)
     kept: list[TrackedEvent] = []
     refused: list[RefusedEvent] = []
@@ -154,7 +157,7 @@ def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
         role=None if writer.by_service else writer.role,
         from_service=writer.by_service,
         data=data.get("data", {}) if is_custom else data,
-        device_id=draft.device_id,
+        device_id=draft.device_id or (None if writer.by_service else request.device_id),
         page_path=None if draft.page_path is None else page_path(_clean(draft.page_path, ["page", "path"])),
         page_title=_clean(draft.page_title, ["page", "title"]),
         referrer=_clean(draft.referrer, ["page", "referrer"]),
@@ -169,10 +172,10 @@ def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
 
 @dataclass(frozen=True)
 class Writer:
-    """Of whom an event tells: themself, or a user whom a SERVICE speaks of."""
+    """Of whom an event tells: themself, a user whom a SERVICE speaks of, or nobody where there is no token."""
 
-    user_id: str
-    role: UserRole
+    user_id: str | None
+    role: UserRole | None
     time_zone: ZoneInfo
     by_service: bool
 
@@ -182,8 +185,9 @@ def _writer(request: Request, people: People, draft: EventDraft) -> Writer:
     if viewer.role is not Role.SERVICE:
         for field, sent in (("userId", draft.user_id), ("client", draft.client)):
             if sent is not None:
-                raise RefusedError([field], "FORBIDDEN", f"{field} is for a SERVICE: you write as yourself")
-        return Writer(viewer.user_id or "", UserRole(viewer.role), ZoneInfo("UTC"), by_service=False)
+                raise RefusedError([field], "FORBIDDEN", f"{field} is for a SERVICE alone")
+        role = None if viewer.role is Role.ANONYMOUS else UserRole(viewer.role)
+        return Writer(viewer.user_id, role, ZoneInfo("UTC"), by_service=False)
     if draft.user_id is None:
         raise RefusedError(["userId"], "INVALID_PAYLOAD", "userId must say of whom the event tells")
     subject = people.subjects.get(draft.user_id)

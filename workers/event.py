@@ -8,12 +8,13 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.device import TIME_ZONE, keys_of_devices
 from models.error import insert_errors
 from models.event import TrackedEvent, insert_events
 from models.horizon import horizon, is_sealed
 from models.rollup import mark_dirty
 from models.taxonomy import Category
-from models.user import Arrival, Subject, make_known, subjects_of
+from models.user import Arrival, make_known, subjects_of
 
 
 class Stored(NamedTuple):
@@ -30,14 +31,16 @@ async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, a
     Withdrawn are events whose day was sealed, or whose person went, while they waited.
     """
     await make_known(
-        connection, [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.role]
+        connection,
+        [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.user_id and event.role],
     )
-    subjects = await subjects_of(connection, sorted({event.user_id for event in batch}))
+    whose = await _subjects(connection, batch)
     sealed_before = horizon(datetime.now(UTC), anonymize_after_days)
     keep = [
-        (subjects[event.user_id].key, event)
+        (subject.key, event)
         for event in batch
-        if event.user_id in subjects and not _sealed(event, subjects[event.user_id], sealed_before)
+        if (subject := whose.get(event.user_id or event.device_id))
+        and not is_sealed(event.occurred_at, ZoneInfo(subject.time_zone), sealed_before)
     ]
     if not keep:
         return Stored(0, 0, len(batch))
@@ -48,8 +51,22 @@ async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, a
     return Stored(len(inserted), len(keep) - len(inserted), len(batch) - len(keep))
 
 
-def _sealed(event: TrackedEvent, subject: Subject, sealed_before: datetime) -> bool:
-    return is_sealed(event.occurred_at, ZoneInfo(subject.time_zone), sealed_before)
+class Whose(NamedTuple):
+    """Under which key an event is kept, and the IANA zone its days are counted in."""
+
+    key: UUID
+    time_zone: str
+
+
+async def _subjects(connection: AsyncConnection, batch: Sequence[TrackedEvent]) -> dict[str | UUID | None, Whose]:
+    """By user id, and by device id of events that nobody signed."""
+    users = await subjects_of(connection, sorted({event.user_id for event in batch if event.user_id}))
+    unsigned = {event.device_id for event in batch if event.device_id and not event.user_id}
+    devices = await keys_of_devices(connection, unsigned)
+    return {
+        **{user_id: Whose(subject.key, subject.time_zone) for user_id, subject in users.items()},
+        **{device_id: Whose(key, TIME_ZONE) for device_id, key in devices.items()},
+    }
 
 
 def _spans(events: Sequence[tuple[UUID, TrackedEvent]]) -> list[tuple[UUID, datetime, datetime]]:

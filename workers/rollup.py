@@ -17,11 +17,13 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal,
     null,
     or_,
     select,
     text,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -29,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
+from models.device import TIME_ZONE, Device
 from models.engagement import DailyActivity, DailyEventCount, Day, count_by_utc_day, find_days
 from models.event import UserActivityEvent
 from models.horizon import horizon
@@ -97,7 +100,12 @@ async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
     ):
         known = dirty.get(key, (first, last))
         dirty[key] = min(first, known[0]), max(last, known[1])
-    zones = await connection.execute(select(User.subject_key, User.time_zone).where(User.subject_key.in_(dirty)))
+    zones = await connection.execute(
+        union_all(
+            select(User.subject_key, User.time_zone).where(User.subject_key.in_(dirty)),
+            select(Device.subject_key, literal(TIME_ZONE)).where(Device.subject_key.in_(dirty)),
+        )
+    )
     return [Span(key, ZoneInfo(zone), *dirty[key]) for key, zone in zones]
 
 

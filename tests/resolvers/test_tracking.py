@@ -442,9 +442,72 @@ async def test_a_request_has_1_to_500_events(platform: Platform, count: int, tak
     assert len(await stored(platform, f"count {count}")) == count * taken
 
 
-async def test_without_a_token_nothing_is_taken(platform: Platform) -> None:
-    answer = await platform.ask(TRACK, None, events=[event()])
-    assert [error["extensions"]["code"] for error in answer["errors"]] == ["UNAUTHENTICATED"]
+STRANGERS = """
+SELECT subject_key, devices.device_id, event_type, user_id FROM devices JOIN user_activity_events USING (subject_key)
+WHERE event_id = ANY (:ids) ORDER BY occurred_at
+"""
+
+
+async def of_strangers(platform: Platform, sent: list[Answer]) -> list[Any]:
+    """Whose these events are, of those that nobody signed."""
+    await platform.settle()
+    async with platform.superuser.connect() as connection:
+        ids = [UUID(each["eventId"]) for each in sent]
+        return list(await connection.execute(text(STRANGERS), {"ids": ids}))
+
+
+async def test_without_a_token_events_are_the_device_s_and_stay_so(platform: Platform) -> None:
+    before = [event("loginFailed", {}), event("javascriptError", {"message": "m"})]
+    answer = await platform.track(before, None)
+    assert (answer["accepted"], answer["userErrors"]) == (2, [])
+    device = UUID(before[0]["eventId"])
+    assert platform.client.cookies["questlog_device"] == str(device)
+    after, again = event(), event()
+    assert (await platform.track([after], (Role.STUDENT, "from outside")))["accepted"] == 1
+    assert (await platform.track([again], None))["accepted"] == 1
+    rows = await of_strangers(platform, [*before, after, again])
+    assert {row.device_id for row in rows} == {device}
+    assert len({row.subject_key for row in rows}) == 1
+    assert len(rows) == 3
+    assert {row.user_id for row in rows} == {None}
+    ((kept,),) = [[row["device_id"]] for row in await stored(platform, "from outside")]
+    assert kept == str(device)
+    platform.client.cookies.clear()
+
+
+async def test_a_device_id_of_one_s_own_needs_no_cookie(platform: Platform) -> None:
+    device = uuid4()
+    sent = [event(deviceId=str(device)) for _ in range(2)]
+    assert (await platform.track(sent, None))["accepted"] == 2
+    assert not platform.client.cookies
+    assert [row.device_id for row in await of_strangers(platform, sent)] == [device, device]
+
+
+async def test_the_cookie_is_out_of_reach_for_scripts_and_authorises_nothing(platform: Platform) -> None:
+    body = {"query": TRACK, "variables": {"events": [event()]}}
+    answer = await platform.client.post("https://questlog/graphql", json=body)
+    cookie = answer.headers["set-cookie"]
+    platform.client.cookies.clear()
+    assert {part.strip().lower() for part in cookie.split(";")[1:]} == {
+        "httponly", "max-age=2592000", "path=/", "samesite=lax", "secure"
+    }  # fmt: skip
+    headers = {"cookie": cookie.split(";")[0]}
+    query = {"query": "{ viewer { role } users { nodes { id } } }"}
+    seen = (await platform.client.post("/graphql", json=query, headers=headers)).json()
+    assert seen["data"] == {"viewer": {"role": "ANONYMOUS"}, "users": None}
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (event(userId="ada"), "FORBIDDEN"),
+        (event("badgeEarned", {"badgeId": "b"}), "FORBIDDEN"),
+        (event(client={"userAgent": "x"}), "FORBIDDEN"),
+    ],
+)
+async def test_without_a_token_nobody_speaks_for_others(platform: Platform, sent: Answer, code: str) -> None:
+    answer = await platform.track([sent], None)
+    assert [error["code"] for error in answer["userErrors"]] == [code]
 
 
 async def test_the_same_event_again_changes_nothing(platform: Platform) -> None:

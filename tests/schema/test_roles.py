@@ -75,8 +75,8 @@ A_GUARDIAN =                "....     V...    .V..   .VV.  ...."
 
 MUTATIONS = {
     #                           no token STUDENT PARENT ADMIN SERVICE
-    "Mutation.trackEvent":     "UUUU     ffff    ffff   ffff  VVVn",
-    "Mutation.trackEvents":    "UUUU     ffff    ffff   ffff  VVVn",
+    "Mutation.trackEvent":     "ffff     ffff    ffff   ffff  VVVn",
+    "Mutation.trackEvents":    "ffff     ffff    ffff   ffff  VVVn",
     "Mutation.upsertUsers":    "UUUU     FFFF    FFFF   VVVV  VVVV",
     "Mutation.linkGuardian":   "UUUU     FFFF    FFFF   iVVn  VVVn",
     "Mutation.unlinkGuardian": "UUUU     FFFF    FFFF   aVVn  VVVn",
@@ -132,8 +132,8 @@ BESIDE_USER = {
 }
 # The fields of what is answered to what is sent, where all of it is taken and none of it is.
 PAYLOADS = {
-    "TrackEventsPayload": {".VVVV": "accepted rejected receivedAt userErrors"},
-    "TrackEventError": {".VVVV": "index eventId field code message"},
+    "TrackEventsPayload": {"VVVVV": "accepted rejected receivedAt userErrors"},
+    "TrackEventError": {"VVVVV": "index eventId field code message"},
     "UpsertUsersPayload": {"...VV": "users userErrors"},
     "GuardianshipPayload": {"...VV": "guardian child userErrors"},
     "UserError": {"...VV": "field code message"},
