@@ -9,6 +9,8 @@ import orjson
 import strawberry.asgi
 from sqlalchemy import select
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,11 +20,13 @@ from strawberry.types import ExecutionResult
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
+from questlog.body import BodyLimit
 from questlog.database import logins
 from questlog.device import device_of, remember_device
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
 from resolvers.errors import RequestError, UnauthenticatedError, UnavailableError
+from resolvers.rate_limit import EventsPerMinute, RateLimits
 from resolvers.reader import Databases
 from resolvers.request import Request, Rules
 from schema.errors import all_formatted
@@ -56,6 +60,14 @@ def create_app(settings: Settings) -> Starlette:
             anonymize_after_days=settings.anonymize_after_days,
             most_bytes=settings.queue_bytes,
         )
+        api.rate_limits = RateLimits(
+            queue,
+            EventsPerMinute(
+                settings.user_events_per_minute,
+                settings.device_events_per_minute,
+                settings.address_events_per_minute,
+            ),
+        )
         yield
         await api.intake.close()
         await queue.aclose(close_connection_pool=True)
@@ -66,6 +78,16 @@ def create_app(settings: Settings) -> Starlette:
             Route("/graphql", api, methods=["POST"]),
             Route("/healthz", _healthy),
             Route("/readyz", api.ready),
+        ],
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["POST"],
+                allow_headers=["authorization", "content-type"],
+                allow_credentials=True,
+            ),
+            Middleware(BodyLimit),
         ],
         lifespan=lifespan,
     )
@@ -80,6 +102,7 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
 
     intake: Intake
     databases: Databases
+    rate_limits: RateLimits
 
     def __init__(self, verifier: TokenVerifier, rules: Rules) -> None:
         super().__init__(schema, graphql_ide=None, allow_queries_via_get=False)
@@ -100,6 +123,7 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
             viewer,
             self.databases,
             self.intake,
+            self.rate_limits,
             self._rules,
             user_agent=http.headers.get("user-agent"),
             ip_address=http.client.host if http.client else None,

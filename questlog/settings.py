@@ -34,6 +34,14 @@ def _begins_with(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _is_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or "*" in origin:
+        raise ValueError(f"{origin} is no origin: scheme and host are needed, such as https://learn.example.org")
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_is_origin)]
 DatabaseUrl = Annotated[str, _begins_with("postgresql", "postgres")]
 RedisUrl = Annotated[str, _begins_with("redis", "rediss", "unix")]
 
@@ -97,8 +105,16 @@ class Settings(BaseSettings):
     delete_after_days: int = Field(
         730, ge=90, le=3650, description="events are deleted once they are this many days old"
     )
+    user_events_per_minute: int = Field(6000, ge=0, description="most events of one user; 0: as many as they like")
+    device_events_per_minute: int = Field(6000, ge=0, description="most events of one device; 0: as many as it likes")
+    address_events_per_minute: int = Field(
+        300_000, ge=0, description="most events from one /24 of IPv4 or /48 of IPv6, such as a school's; 0: any number"
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (), description="origins, such as https://learn.example.org, whose pages may ask; none: those of no other host"
+    )
 
-    @field_validator("jwt_role_claims", mode="before")
+    @field_validator("jwt_role_claims", "cors_origins", mode="before")
     @classmethod
     def _split(cls, claims: object) -> object:
         if isinstance(claims, str):

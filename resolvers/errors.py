@@ -48,3 +48,18 @@ class UnavailableError(RequestError):
     def extensions(self) -> dict[str, object]:
         """With the time after which to try again, in milliseconds."""
         return {"code": self.code, "retryAfterMs": self.retry_after_ms}
+
+
+class RateLimitedError(RequestError):
+    """Somebody sent too much. Nothing was kept; the same may be sent again after some milliseconds."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+    @property
+    def extensions(self) -> dict[str, object]:
+        """With the time after which to try again, in milliseconds."""
+        return {"code": self.code, "retryAfterMs": self.retry_after_ms}

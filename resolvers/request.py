@@ -13,6 +13,7 @@ from strawberry.dataloader import DataLoader
 
 from models.viewer import Role, Viewer
 from resolvers.errors import ForbiddenError, UnauthenticatedError
+from resolvers.rate_limit import RateLimits
 from resolvers.reader import Databases, Reader
 from workers.intake import Intake
 
@@ -38,6 +39,7 @@ class Request:
     viewer: Viewer
     databases: Databases
     intake: Intake
+    rate_limits: RateLimits
     rules: Rules
     user_agent: str | None = None
     ip_address: str | None = None

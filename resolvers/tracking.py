@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, f
 from models.text import is_storable, mask_emails, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
+from resolvers.bot import is_bot
 from resolvers.errors import BadUserInputError
 from resolvers.guardianship import children_of
 from resolvers.reader import database_needed
@@ -89,12 +90,13 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
 
     Without a token they are the device's own: the event says which, else the browser's cookie, else the first event's
     id serves as the device's from now on. Raises BadUserInputError unless there are 1 to 500, and UnavailableError
-    where nothing could be kept.
+    where nothing could be kept, and RateLimitedError where somebody sent too many.
     """
     if not 1 <= len(drafts) <= MOST_EVENTS:
         raise BadUserInputError(f"events has {len(drafts)} entries, and must have 1 to {MOST_EVENTS}")
     if request.viewer.role is Role.ANONYMOUS and not all(draft.device_id for draft in drafts):
         request.device_id = request.device_id or drafts[0].event_id
+    await request.rate_limits.spend(list(_senders(request, drafts)))
     people = await _people(request, drafts)
     kept: list[TrackedEvent] = []
     refused: list[RefusedEvent] = []
@@ -109,6 +111,20 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     else:
         await request.databases.welcome(request.viewer)
     return Taken(len(kept), refused, request.now)
+
+
+def _senders(request: Request, drafts: Sequence[EventDraft]) -> Iterator[tuple[str, str]]:
+    """Who is to be counted for each event. A SERVICE speaks for a whole platform, and is not."""
+    if request.viewer.role is Role.SERVICE:
+        return
+    address = cut_address(request.ip_address)
+    for draft in drafts:
+        if request.viewer.user_id:
+            yield "user", request.viewer.user_id
+        if device := draft.device_id or request.device_id:
+            yield "device", str(device)
+        if address:
+            yield "address", address
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,9 @@ def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
     client = draft.client or (
         Client(None, None) if writer.by_service else Client(request.user_agent, request.ip_address)
     )
+    if client.user_agent and is_bot(client.user_agent):
+        where = ["client", "userAgent"] if draft.client else ["userAgent"]
+        raise RefusedError(where, "BOT", "the user agent is a bot's, and tells of nobody")
     event = TrackedEvent(
         event_id=draft.event_id,
         occurred_at=occurred_at,

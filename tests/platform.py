@@ -29,6 +29,7 @@ from workers.main import create_worker
 from workers.queue import open_queue
 from workers.rollup import roll_up
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 SECRET = "a secret of the tests, and of nobody else's"
 TRACK = """
 mutation ($events: [TrackEventInput!]!) {
@@ -126,6 +127,13 @@ class Platform:
             return await connection.scalar(select(func.count()).select_from(DirtySpan)) or 0
 
 
+def browser(app: Starlette) -> httpx.AsyncClient:
+    """Somebody who uses the app without a network between."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://questlog", headers={"user-agent": BROWSER}
+    )
+
+
 async def until(true: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
     """Return once it is true; raises TimeoutError where it does not become so in that time."""
     async with asyncio.timeout(seconds):
@@ -200,7 +208,7 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
         urls,
         connect(in_database(servers.superuser_url, database), pool_size=2),
         connect(urls.worker, pool_size=2),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://questlog"),
+        browser(app),
         app,
     )
     async with app.router.lifespan_context(app):

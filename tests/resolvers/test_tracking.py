@@ -21,7 +21,7 @@ from models.viewer import Role, Viewer
 from questlog.app import Api, create_app
 from resolvers.request import Request
 from resolvers.tracking import EventDraft, RefusedEvent, track
-from tests.platform import SERVICE, TRACK, Answer, Asker, Platform
+from tests.platform import SERVICE, TRACK, Answer, Asker, Platform, browser
 
 TAXONOMY: Answer = json.loads((Path(__file__).parents[1] / "taxonomy.json").read_text())
 ADMIN: Asker = (Role.ADMIN, "root")
@@ -53,11 +53,7 @@ async def people(platform: Platform) -> None:
 async def trusting(platform: Platform) -> AsyncIterator[Platform]:
     """A second API of the same installation, which trusts its clients."""
     app = create_app(platform.settings.model_copy(update={"trust_clients": True}))
-    transport = httpx.ASGITransport(app=app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://questlog") as client,
-    ):
+    async with app.router.lifespan_context(app), browser(app) as client:
         yield replace(platform, app=app, client=client)
 
 
@@ -392,7 +388,7 @@ def at_this_moment(platform: Platform, viewer: Viewer) -> Request:
     assert isinstance(route, Route)
     api = route.endpoint
     assert isinstance(api, Api)
-    return Request(viewer, api.databases, api.intake, api._rules)
+    return Request(viewer, api.databases, api.intake, api.rate_limits, api._rules)
 
 
 def draft(occurred_at: datetime, user_id: str | None = None) -> EventDraft:

@@ -1,0 +1,62 @@
+"""How much a request may send: refused before it is read further, and before anything is done with it."""
+
+from collections.abc import AsyncIterator
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 2**20
+REFUSAL = {
+    "errors": [
+        {"message": f"the body has more than {MOST_BYTES} bytes: send less", "extensions": {"code": "BAD_USER_INPUT"}}
+    ]
+}
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than 1 MiB, whatever its Content-Length says; all others go on in one piece."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        body: bytes | None = b""
+        if length.isdecimal() and int(length) > MOST_BYTES:
+            body = None
+        elif scope["method"] == "POST":
+            body = await _read(receive)
+        if body is None:
+            await JSONResponse(REFUSAL, 413, {"connection": "close"})(scope, receive, send)
+            return
+        messages: AsyncIterator[Message] = _once_then(
+            {"type": "http.request", "body": body, "more_body": False}, receive
+        )
+        await self._app(scope, messages.__anext__, send)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body, or None as soon as it is too long."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MOST_BYTES:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _once_then(first: Message, receive: Receive) -> AsyncIterator[Message]:
+    yield first
+    while True:
+        yield await receive()

@@ -1,0 +1,14 @@
+"""Programs that read the platform's pages, and whose events tell of nobody."""
+
+from functools import lru_cache
+
+from crawlerdetect import CrawlerDetect
+
+MOST_REMEMBERED = 10_000
+_detector = CrawlerDetect()
+
+
+@lru_cache(MOST_REMEMBERED)
+def is_bot(user_agent: str) -> bool:
+    """Whether CrawlerDetect's list names this user agent: crawlers, headless browsers and HTTP libraries."""
+    return bool(_detector.isCrawler(user_agent))

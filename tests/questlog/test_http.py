@@ -1,0 +1,145 @@
+"""What browsers and strangers send: bodies, origins, bots, and too much of it."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from models.viewer import Role
+from questlog.body import MOST_BYTES
+from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings
+from tests.platform import SERVICE, TRACK, Answer, Platform, new_api
+from workers.queue import open_queue
+
+ORIGIN = "https://learn.example.org"
+BOTS = [
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/120.0.0.0 Safari/537.36",
+    "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+]
+BROWSERS = [
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148",
+    "Mozilla/5.0 (Linux; Android 13; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/120.0.0.0 Mobile",
+]
+ADA = (Role.STUDENT, "ada")
+
+
+def some(number: int = 1, **more: Any) -> list[Answer]:
+    now = datetime.now(UTC).isoformat()
+    return [{"eventId": str(uuid4()), "occurredAt": now, "event": {"tutorOpened": {}}, **more} for _ in range(number)]
+
+
+@pytest.fixture
+async def strict(servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platform]:
+    """An installation that takes little of each, and answers one page of another host."""
+    settings = Settings(
+        cors_origins=(ORIGIN,), user_events_per_minute=10, device_events_per_minute=20, address_events_per_minute=30
+    )
+    async with new_api(servers, tmp_path, **settings.model_dump(exclude_unset=True)) as running:
+        yield running
+
+
+async def send(platform: Platform, body: bytes | AsyncIterator[bytes]) -> tuple[int, Answer]:
+    answer = await platform.client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    return answer.status_code, answer.json()
+
+
+async def in_parts(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 100_000):
+        yield body[start : start + 100_000]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_has_at_most_1_mib_however_it_comes(platform: Platform, over: int, whole: bool) -> None:
+    query = b'{"query": "{ viewer { role } }"}'
+    body = query + b" " * (MOST_BYTES + over - len(query))
+    status, answer = await send(platform, body if whole else in_parts(body))
+    if over:
+        assert status == 413
+        assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        assert str(MOST_BYTES) in answer["errors"][0]["message"]
+    else:
+        assert (status, answer) == (200, {"data": {"viewer": {"role": "ANONYMOUS"}}})
+
+
+async def test_pages_of_other_hosts_may_ask_where_they_are_allowed(strict: Platform, platform: Platform) -> None:
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    allowed = await strict.client.options("/graphql", headers={"origin": ORIGIN, **asked})
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
+    assert allowed.headers["access-control-allow-credentials"] == "true"
+    other = await strict.client.options("/graphql", headers={"origin": "https://evil.example.org", **asked})
+    assert "access-control-allow-origin" not in other.headers
+    nobody = await platform.client.options("/graphql", headers={"origin": ORIGIN, **asked})
+    assert "access-control-allow-origin" not in nobody.headers
+    body = {"query": "{ viewer { role } }"}
+    answer = await strict.client.post("/graphql", json=body, headers={"origin": ORIGIN})
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+async def test_a_bot_s_event_is_refused_and_a_browser_s_beside_it_kept(platform: Platform) -> None:
+    await platform.upsert({"userId": "ada", "role": "STUDENT"})
+    sent = [some(userId="ada", client={"userAgent": agent}, deviceId=str(uuid4()))[0] for agent in [*BOTS, *BROWSERS]]
+    answer = await platform.track(sent, SERVICE)
+    assert answer["accepted"] == len(BROWSERS)
+    assert [(error["index"], error["code"], error["field"]) for error in answer["userErrors"]] == [
+        (index, "BOT", ["client", "userAgent"]) for index in range(len(BOTS))
+    ]
+
+
+@pytest.mark.parametrize("asker", [None, ADA])
+async def test_a_request_of_a_bot_is_refused(platform: Platform, asker: tuple[Role, str] | None) -> None:
+    headers = {"user-agent": BOTS[0]} | ({"authorization": f"Bearer {platform.token(*asker)}"} if asker else {})
+    body = {"query": TRACK, "variables": {"events": some()}}
+    answer = (await platform.client.post("/graphql", json=body, headers=headers)).json()["data"]["trackEvents"]
+    assert [(error["code"], error["field"]) for error in answer["userErrors"]] == [("BOT", ["userAgent"])]
+
+
+async def test_each_may_send_so_many_events_a_minute(strict: Platform) -> None:
+    assert (await strict.track(some(10), ADA))["accepted"] == 10
+    await limited(strict, ADA)
+    assert (await strict.track(some(10), (Role.STUDENT, "bob")))["accepted"] == 10
+    assert (await strict.track(some(10, deviceId=str(uuid4())), None))["accepted"] == 10
+    await limited(strict, (Role.STUDENT, "cleo"))
+    await strict.upsert({"userId": "ada", "role": "STUDENT"})
+    assert (await strict.track(some(100, userId="ada"), SERVICE))["accepted"] == 100
+
+
+async def test_one_device_may_send_so_many_without_a_token(strict: Platform) -> None:
+    device = str(uuid4())
+    assert (await strict.track(some(20, deviceId=device), None))["accepted"] == 20
+    await limited(strict, None, deviceId=device)
+
+
+async def limited(platform: Platform, asker: tuple[Role, str] | None, **more: Any) -> None:
+    (error,) = (await platform.ask(TRACK, asker, events=some(**more)))["errors"]
+    assert error["extensions"]["code"] == "RATE_LIMITED"
+    assert 1 <= error["extensions"]["retryAfterMs"] <= 120_000
+
+
+def test_a_school_behind_one_address_is_not_locked_out() -> None:
+    defaults = Settings()
+    assert defaults.address_events_per_minute >= 1000 * 60 * 5
+    assert defaults.user_events_per_minute >= 60 * 5
+
+
+async def test_no_whole_address_stands_in_valkey(strict: Platform) -> None:
+    await strict.track(some(1), ADA)
+    queue = await open_queue(strict.settings.redis_url or "")
+    keys = b" ".join(await queue.keys("*"))
+    await queue.aclose(close_connection_pool=True)
+    assert b"127.0.0.0/24" in keys
+    assert b"127.0.0.1" not in keys
+
+
+@pytest.mark.parametrize("origin", ["*", "learn.example.org", "https://a.example/", "https://*.example.org"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="is no origin"):
+        Settings(cors_origins=(origin,))
