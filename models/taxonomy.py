@@ -64,6 +64,11 @@ Stack = Annotated[str, Meta(extra=_marked(CLEARED) | {"keep": 4000})]
 JsonObject = dict[str, Any]
 
 
+@cache
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 class EventType(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """What all types share. A subclass with a category is a type; one without is a payload that several carry.
 
@@ -84,7 +89,7 @@ class EventType(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     @classmethod
     def type_name(cls) -> str:
         """The taxonomy's name, such as quest_started."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        return _snake(cls.__name__)
 
     @classmethod
     def payload_name(cls) -> str:

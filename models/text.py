@@ -4,6 +4,8 @@ import re
 
 # A local part is looked for only where one can begin: a long word without an @ is then read once, not once a letter.
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
 LONGEST_PATH = 512
 LARGEST_NUMBER = 2**53
 DEEPEST = 100
@@ -13,7 +15,7 @@ def is_storable(value: object, levels: int = DEEPEST) -> bool:
     """Whether PostgreSQL can hold the text, or the JSON of such, as it is: neither NUL nor half a surrogate pair, no
     number beyond 2^53, and no more levels than these."""
     if isinstance(value, str):
-        return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return not _UNSTORABLE.search(value)
     if isinstance(value, dict):
         return levels > 0 and all(is_storable(key) and is_storable(each, levels - 1) for key, each in value.items())
     if isinstance(value, list):
@@ -28,5 +30,5 @@ def mask_emails(text: str) -> str:
 
 def page_path(sent: str) -> str:
     """A page's path as it is kept: without query and fragment, no trailing slash (but `/`), 512 characters at most."""
-    path = mask_emails(re.split(r"[?#]", sent, maxsplit=1)[0])
+    path = mask_emails(_QUERY.sub("", sent))
     return path[:LONGEST_PATH].rstrip("/") or "/"

@@ -6,10 +6,12 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import httpx
 import jwt
+from cachetools import TLRUCache
 from jwt.algorithms import HMACAlgorithm
 from starlette.datastructures import Headers
 
@@ -18,6 +20,7 @@ from questlog.settings import Settings, SettingsError
 
 LEEWAY = 30  # seconds that the signer's clock and ours may differ
 LONGEST_TOKEN = 8 * 1024
+TOKENS_REMEMBERED, SECONDS_REMEMBERED = 10_000, 60  # good ones, so that a signature is not checked at every request
 FETCH_TIMEOUT = 5  # seconds
 
 BEARER = re.compile(r"bearer +([\w-]+\.[\w-]+\.[\w-]+) *", re.ASCII | re.IGNORECASE)
@@ -79,6 +82,9 @@ class TokenVerifier:
         self._keys = None if settings.jwks_url is None else KeySet(settings.jwks_url)
         self._secret = b"" if self._keys else _secret(settings)
         self._algorithms = PUBLIC_KEY_ALGORITHMS if self._keys else SECRET_ALGORITHMS
+        self._remembered: TLRUCache[bytes, tuple[Claims, int]] = TLRUCache(
+            TOKENS_REMEMBERED, lambda _, found, now: min(found[1], now + SECONDS_REMEMBERED), time.time
+        )
 
     async def check(self) -> None:
         """Raises SettingsError where the keys cannot be fetched; with a secret there is nothing to fetch."""
@@ -99,8 +105,13 @@ class TokenVerifier:
         """
         if authorization is None:
             return None
-        claims = await self._verified(_bearer_token(authorization))
-        return Claims(_checked_user_id(_claim(claims, self._settings.jwt_user_claim)), self._role(claims))
+        digest = sha256(authorization.encode("utf-8", "surrogatepass")).digest()
+        if found := self._remembered.get(digest):
+            return found[0]
+        verified = await self._verified(_bearer_token(authorization))
+        claims = Claims(_checked_user_id(_claim(verified, self._settings.jwt_user_claim)), self._role(verified))
+        self._remembered[digest] = claims, int(verified["exp"]) + LEEWAY
+        return claims
 
     async def _verified(self, token: str) -> dict[str, Any]:
         try:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -225,7 +226,7 @@ def _check_role(request: Request, draft: EventDraft) -> None:
 
 
 def _occurred_at(request: Request, writer: Writer, draft: EventDraft) -> datetime:
-    occurred_at = draft.occurred_at.replace(microsecond=draft.occurred_at.microsecond // 1000 * 1000)
+    occurred_at = draft.occurred_at - timedelta(microseconds=draft.occurred_at.microsecond % 1000)
     if occurred_at - request.now > LATEST:
         raise RefusedError(["occurredAt"], "IN_FUTURE", "occurredAt is more than 5 minutes past receivedAt")
     if writer.by_service:
@@ -286,17 +287,14 @@ def _extent(data: Any) -> tuple[int, int]:
 
 def _clean(value: Any, where: list[str]) -> Any:
     """The value with e-mail addresses masked; raises RefusedError where PostgreSQL could not hold it."""
-    if isinstance(value, str):
-        if not is_storable(value):
-            raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds a character that cannot be stored")
-        return mask_emails(value)
     if isinstance(value, dict):
         return {_clean(key, where): _clean(each, [*where, key]) for key, each in value.items()}
     if isinstance(value, list):
         return [_clean(each, where) for each in value]
     if not is_storable(value):
-        raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds a number beyond 2^53")
-    return value
+        what = "a character that cannot be stored" if isinstance(value, str) else "a number beyond 2^53"
+        raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds {what}")
+    return mask_emails(value) if isinstance(value, str) else value
 
 
 def _check_people(people: People, writer: Writer, draft: EventDraft) -> None:
@@ -310,6 +308,7 @@ def _check_people(people: People, writer: Writer, draft: EventDraft) -> None:
             raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
 
 
+@lru_cache(10_000)
 def cut_address(address: str | None) -> str | None:
     """An IP address without what tells households apart: /24 of IPv4, /48 of IPv6; None for what is no address."""
     try:

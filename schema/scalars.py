@@ -13,13 +13,19 @@ LARGEST = 2**53
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 
 
-def _moment(value: object) -> datetime:
+def moment(value: object) -> datetime:
+    """A DateTime as it was sent, in UTC; raises GraphQLError."""
     try:
         if isinstance(value, str) and RFC_3339.fullmatch(value):
             return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise GraphQLError(f"DateTime must be RFC 3339 with an offset, such as 2026-01-31T09:30:00Z, and is {value!r}")
+
+
+def moment_text(value: datetime) -> str:
+    """A DateTime as it is answered."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _big_integer(value: object) -> BigInt:
@@ -32,8 +38,8 @@ SCALARS: dict[object, ScalarDefinition] = {
     datetime: strawberry.scalar(
         name="DateTime",
         description="A moment by RFC 3339, always with an offset; answered in UTC.",
-        serialize=lambda moment: moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        parse_value=_moment,
+        serialize=moment_text,
+        parse_value=moment,
     ),
     BigInt: strawberry.scalar(
         name="BigInt",

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from strawberry.scalars import JSON
 
 from models.taxonomy import EVENT_TYPES, EventType
 from resolvers.tracking import Client, EventDraft, RefusedEvent, Taken
+from schema import enums
 from schema.scalars import BigInt
 
 
@@ -30,9 +32,24 @@ class TrackEventErrorCode(StrEnum):
     BOT = "BOT"
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """A type's name as the field of an input that holds it."""
     head, *rest = name.split("_")
     return head + "".join(map(str.title, rest))
+
+
+def plain(kind: type[EventType], payload: object) -> dict[str, Any]:
+    """A payload as JSON has it, in camel case, without what was not sent or is null."""
+    return {
+        sent_as: value.value if isinstance(value, StrEnum) else value
+        for sent_as, name in _names(kind)
+        if (value := getattr(payload, name)) is not None and value is not strawberry.UNSET
+    }
+
+
+@cache
+def _names(kind: type[EventType]) -> list[tuple[str, str]]:
+    return [(field.encode_name, field.name) for field in msgspec.structs.fields(kind)]
 
 
 def _graphql_type(field: msgspec.structs.FieldInfo) -> Any:
@@ -47,7 +64,7 @@ def _graphql_type(field: msgspec.structs.FieldInfo) -> Any:
     elif isinstance(member, IntType):
         shape = BigInt if (member.le or 0) > 2**31 else int
     elif isinstance(member, msgspec.inspect.EnumType):
-        shape = member.cls
+        shape = getattr(enums, member.cls.__name__)
     else:
         shape = float if isinstance(member, msgspec.inspect.FloatType) else JSON
     return shape if field.required else shape | None
@@ -119,13 +136,9 @@ class TrackEventInput:
         return EventDraft(
             event_id=self.event_id,
             occurred_at=self.occurred_at,
-            field=_camel(name),
+            field=camel(name),
             kind=kind,
-            payload={
-                field.encode_name: value.value if isinstance(value, StrEnum) else value
-                for field in msgspec.structs.fields(kind)
-                if (value := getattr(payload, field.name)) not in (None, strawberry.UNSET)
-            },
+            payload=plain(kind, payload),
             device_id=self.device_id or None,
             page_path=self.page.path if self.page else None,
             page_title=(self.page.title or None) if self.page else None,

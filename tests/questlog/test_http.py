@@ -118,6 +118,14 @@ async def test_one_device_may_send_so_many_without_a_token(strict: Platform) -> 
     await limited(strict, None, deviceId=device)
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 50])
+async def test_what_is_counted_in_advance_can_be_sent(servers: EmbeddedServers, tmp_path: Path, at_once: int) -> None:
+    async with new_api(servers, tmp_path, user_events_per_minute=350) as platform:
+        for _ in range(350 // at_once):
+            assert (await platform.track(some(at_once), ADA))["accepted"] == at_once
+        await limited(platform, ADA)
+
+
 async def limited(platform: Platform, asker: tuple[Role, str] | None, **more: Any) -> None:
     (error,) = (await platform.ask(TRACK, asker, events=some(**more)))["errors"]
     assert error["extensions"]["code"] == "RATE_LIMITED"

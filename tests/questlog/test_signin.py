@@ -269,6 +269,15 @@ class TestTimes:
     async def test_a_time_that_is_none_is_refused(self, name: str, value: object) -> None:
         await refused(signed(claims(**{name: value})))
 
+    async def test_a_token_that_was_good_is_refused_once_it_has_expired(self) -> None:
+        token = f"Bearer {signed(claims(exp=int(time.time()) - 28))}"
+        verifier = TokenVerifier(BY_SECRET)
+        assert await verifier.verify(token)
+        assert await verifier.verify(token)
+        await asyncio.sleep(3)
+        with pytest.raises(TokenError, match="expired"):
+            await verifier.verify(token)
+
 
 class TestAudienceAndIssuer:
     settings = configured(jwt_secret=SHARED, jwt_audience="questlog", jwt_issuer="https://issuer.example")
