@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from arq.connections import ArqRedis
-from cachetools import TTLCache
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -19,7 +18,7 @@ from resolvers.errors import RateLimitedError
 
 SECONDS_FOR_VALKEY = 1
 SECONDS_BETWEEN_TRIES = 1
-SENDERS_REMEMBERED, SECONDS_IN_ADVANCE = 10_000, 10
+SECONDS_IN_ADVANCE = 10
 
 
 @dataclass(frozen=True)
@@ -43,35 +42,49 @@ class RateLimits:
             for kind, number in vars(most).items()
             if number
         }
-        self._in_advance: TTLCache[tuple[str, str], int] = TTLCache(SENDERS_REMEMBERED, SECONDS_IN_ADVANCE)
-        self._failed_at = float("-inf")
+        self._in_advance: dict[tuple[str, str], int] = {}
+        self._forget_at = self._failed_at = float("-inf")
 
     async def spend(self, senders: Sequence[tuple[str, str]]) -> None:
         """Count events, one for each sender: `user`, `device` or `address`, and which.
 
         Up to a hundredth of what a sender may is counted in advance, so that few requests have to ask Valkey.
+
         Raises RateLimitedError where one has sent too many, with the time until they may send so many again; and
         where one alone sends more than they ever may at once, in any case.
         """
-        if time.monotonic() < self._failed_at + SECONDS_BETWEEN_TRIES:
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._in_advance.clear()
+            self._forget_at = now + SECONDS_IN_ADVANCE
+        lacking = [(sender, number) for sender, number in Counter(senders).items() if not self._has(sender, number)]
+        if not lacking or now < self._failed_at + SECONDS_BETWEEN_TRIES:
             return
         try:
             async with asyncio.timeout(SECONDS_FOR_VALKEY):
-                for (kind, name), number in Counter(senders).items():
-                    if item := self._items.get(kind):
-                        await self._spend(item, kind, name, number)
+                for sender, number in lacking:
+                    await self._count(sender, number)
         except (RedisError, OSError):
             self._failed_at = time.monotonic()
 
-    async def _spend(self, item: RateLimitItemPerMinute, kind: str, name: str, number: int) -> None:
-        there = self._in_advance.pop((kind, name), 0)
-        lacking, more = number - there, item.amount // 100
-        if lacking <= 0:
-            self._in_advance[kind, name] = -lacking
-        elif more and await self._limiter.hit(item, name, cost=lacking + more):
-            self._in_advance[kind, name] = self._in_advance.get((kind, name), 0) + more
-        elif not await self._limiter.hit(item, name, cost=lacking):
-            self._in_advance[kind, name] = self._in_advance.get((kind, name), 0) + there
+    def _has(self, sender: tuple[str, str], number: int) -> bool:
+        """Whether the sender has no limit, or so many in advance, which are then taken."""
+        if sender[0] not in self._items:
+            return True
+        left = self._in_advance.get(sender, 0) - number
+        if left >= 0:
+            self._in_advance[sender] = left
+        return left >= 0
+
+    async def _count(self, sender: tuple[str, str], number: int) -> None:
+        kind, name = sender
+        item = self._items[kind]
+        there = self._in_advance.pop(sender, 0)
+        more = item.amount // 100
+        if await self._limiter.hit(item, name, cost=number - there + more):
+            self._in_advance[sender] = self._in_advance.get(sender, 0) + more
+        elif not more or not await self._limiter.hit(item, name, cost=number - there):
+            self._in_advance[sender] = self._in_advance.get(sender, 0) + there
             reset_at, _ = await self._limiter.get_window_stats(item, name)
             wait = max(1, math.ceil(1000 * (reset_at - time.time())))
             raise RateLimitedError(f"more than {item.amount} events a minute from one {kind}: send them later", wait)
