@@ -46,7 +46,8 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
 
     `user_id` is None where nobody signed the event: then it is the device's, and `device_id` says which.
     `role` is the role that the user's own token gave, by which they become known; None where a SERVICE speaks of
-    somebody. `event_type` is the name it is stored under, `data` its payload as it was sent (camel case).
+    somebody. `unjudged` events could not be held against what the database knows of people: whoever stores them must.
+    `event_type` is the name it is stored under, `data` its payload as it was sent (camel case).
     """
 
     event_id: UUID
@@ -64,6 +65,7 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     referrer: str | None = None
     user_agent: str | None = None
     ip_address: str | None = None
+    unjudged: bool = False
 
 
 _COLUMNS = [

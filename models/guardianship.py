@@ -1,12 +1,20 @@
 """Who is whose guardian, and until when."""
 
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ForeignKey, func, or_
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ColumnElement, ForeignKey, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from models.base import Base
+from models.user import User, UserRole
+
+LINKED_PEOPLE = {"childId", "studentId"}
+Pair = tuple[str, str]
+"""User ids of a guardian and a child."""
 
 
 class Guardianship(Base):
@@ -23,3 +31,37 @@ class Guardianship(Base):
 def in_force() -> ColumnElement[bool]:
     """Whether a link still counts at the transaction's time; one that expires now does not."""
     return or_(Guardianship.expires_at.is_(None), Guardianship.expires_at > func.now())
+
+
+async def children_of(connection: AsyncConnection, guardian_ids: Sequence[str]) -> set[Pair]:
+    """The pairs of these guardians and their children that are linked now."""
+    guardian, child = aliased(User), aliased(User)
+    rows = await connection.execute(
+        select(guardian.user_id, child.user_id)
+        .select_from(Guardianship)
+        .join(guardian, guardian.subject_key == Guardianship.guardian_key)
+        .join(child, child.subject_key == Guardianship.subject_key)
+        .where(guardian.user_id.in_(guardian_ids), in_force())
+    )
+    return {(guardian_id, child_id) for guardian_id, child_id in rows}
+
+
+def names_people(payload: Mapping[str, Any]) -> bool:
+    """Whether the payload names somebody who must be linked with the event's user."""
+    return not LINKED_PEOPLE.isdisjoint(payload)
+
+
+def stranger_in(
+    payload: Mapping[str, Any], user_id: str | None, role: UserRole | None, children: Collection[Pair]
+) -> str | None:
+    """The field of the payload that names somebody of whom this user may not tell; None where there is none.
+
+    A parent may name their own children alone, a learner themself; an admin may name anybody.
+    """
+    if role is UserRole.ADMIN:
+        return None
+    for field in payload.keys() & LINKED_PEOPLE:
+        is_themself = payload[field] == user_id and role is UserRole.STUDENT
+        if not (is_themself or (user_id, payload[field]) in children):
+            return field
+    return None

@@ -27,7 +27,7 @@ from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
 from resolvers.errors import RequestError, UnauthenticatedError, UnavailableError
 from resolvers.rate_limit import EventsPerMinute, RateLimits
-from resolvers.reader import Databases
+from resolvers.reader import SECONDS_TO_ANSWER, Databases
 from resolvers.request import Request, Rules
 from schema.errors import all_formatted
 from schema.root import schema
@@ -146,7 +146,7 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
         Without the queue both still can.
         """
         try:
-            async with self.databases.writing() as connection:
+            async with self.databases.writing(SECONDS_TO_ANSWER) as connection:
                 await connection.execute(select(1))
         except RequestError as error:
             return PlainTextResponse(str(error), 503)

@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Row, Text, Uuid, bindparam, column, delete, func, 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.guardianship import Guardianship, in_force
+from models.guardianship import Guardianship
 from models.text import is_storable
 from models.user import User, UserRole
 from models.viewer import Role
@@ -78,19 +78,6 @@ async def unlink(request: Request, guardian_id: str, child_id: str) -> Link:
             if not ended:
                 refusals.append(Refusal(["guardianId"], "ALREADY_DONE", "the two are not linked"))
     return guardian, child, refusals
-
-
-async def children_of(connection: AsyncConnection, guardian_ids: Sequence[str]) -> set[tuple[str, str]]:
-    """The pairs of guardian and child, by user id, that are linked now."""
-    guardian, child = User.__table__.alias("guardian"), User.__table__.alias("child")
-    rows = await connection.execute(
-        select(guardian.c.user_id, child.c.user_id)
-        .select_from(Guardianship)
-        .join(guardian, guardian.c.subject_key == Guardianship.guardian_key)
-        .join(child, child.c.subject_key == Guardianship.subject_key)
-        .where(guardian.c.user_id.in_(guardian_ids), in_force())
-    )
-    return {(guardian_id, child_id) for guardian_id, child_id in rows}
 
 
 async def _pair(

@@ -19,6 +19,7 @@ from resolvers.errors import UnavailableError
 
 AnyRow = Row[Any]
 MOST_REMEMBERED = 100_000
+SECONDS_TO_ANSWER = 2
 # A conflict with others that is over as soon as it is known, or a server that is going down or is full.
 PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 
@@ -47,15 +48,15 @@ class Databases:
     _welcomed: set[str] = field(default_factory=set, init=False)
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction by the login for intake, committed at the end."""
+    async def writing(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction by the login for intake, committed at the end, with so many seconds for all of it."""
         with database_needed():
-            async with self.intake.begin() as connection:
+            async with asyncio.timeout(seconds), self.intake.begin() as connection:
                 yield connection
 
     async def kept_role(self, user_id: str) -> Role | None:
         """The role kept for a user whose token names none."""
-        async with self.writing() as connection:
+        async with self.writing(SECONDS_TO_ANSWER) as connection:
             role = await connection.scalar(select(User.role).where(User.user_id == user_id))
         return Role(role) if role else None
 

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -14,15 +15,15 @@ import msgspec
 import orjson
 
 from models.event import TrackedEvent
+from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import horizon, is_sealed
 from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, field_extras, marked
 from models.text import is_storable, mask_emails, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
 from resolvers.bot import is_bot
-from resolvers.errors import BadUserInputError
-from resolvers.guardianship import children_of
-from resolvers.reader import database_needed
+from resolvers.errors import BadUserInputError, UnavailableError
+from resolvers.reader import SECONDS_TO_ANSWER, database_needed
 from resolvers.request import Request
 
 MOST_EVENTS = 500
@@ -32,7 +33,6 @@ LATEST = timedelta(minutes=5)
 MOST_CUSTOM_BYTES = 4096
 MOST_CUSTOM_KEYS = 50
 MOST_CUSTOM_LEVELS = 5
-LINKED_PEOPLE = ("childId", "studentId")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
         with database_needed():
             await request.intake.keep(kept)
     else:
-        await request.databases.welcome(request.viewer)
+        with suppress(UnavailableError):
+            await request.databases.welcome(request.viewer)
     return Taken(len(kept), refused, request.now)
 
 
@@ -133,33 +134,33 @@ class People:
     """What judging a request's events needs to know of people: subjects by user id, and who is whose child."""
 
     subjects: dict[str, Subject]
-    children: set[tuple[str, str]]
+    children: set[Pair]
 
 
-async def _people(request: Request, drafts: Sequence[EventDraft]) -> People:
-    named = {draft.user_id for draft in drafts if draft.user_id and is_storable(draft.user_id)}
-    guardians = {
-        draft.user_id or request.viewer.user_id or ""
-        for draft in drafts
-        if not draft.payload.keys().isdisjoint(LINKED_PEOPLE)
-    }
-    if request.viewer.role is not Role.SERVICE:
-        named = set()
+async def _people(request: Request, drafts: Sequence[EventDraft]) -> People | None:
+    """Whoever the events tell of; None where the database is away, and those who store the events must judge."""
+    is_service = request.viewer.role is Role.SERVICE
+    named = {draft.user_id for draft in drafts if draft.user_id and is_service}
+    guardians = {draft.user_id or request.viewer.user_id or "" for draft in drafts if names_people(draft.payload)}
     if not named and not guardians:
         return People({}, set())
-    async with request.databases.writing() as connection:
-        return People(
-            await subjects_of(connection, sorted(named)),
-            await children_of(connection, sorted(filter(is_storable, guardians))),
-        )
+    try:
+        async with request.databases.writing(SECONDS_TO_ANSWER) as connection:
+            return People(
+                await subjects_of(connection, sorted(filter(is_storable, named))),
+                await children_of(connection, sorted(filter(is_storable, guardians))),
+            )
+    except UnavailableError:
+        return None
 
 
-def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
+def _judge(request: Request, people: People | None, draft: EventDraft) -> TrackedEvent:
     writer = _writer(request, people, draft)
     _check_role(request, draft)
     occurred_at = _occurred_at(request, writer, draft)
     data = _payload(draft)
-    _check_people(people, writer, draft)
+    if people and (field := stranger_in(draft.payload, writer.user_id, writer.role, people.children)):
+        raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
     is_custom = draft.kind is CustomEvent
     client = draft.client or (
         Client(None, None) if writer.by_service else Client(request.user_agent, request.ip_address)
@@ -183,6 +184,7 @@ def _judge(request: Request, people: People, draft: EventDraft) -> TrackedEvent:
         referrer=_clean(draft.referrer, ["page", "referrer"]),
         user_agent=_clean(client.user_agent, ["client", "userAgent"]),
         ip_address=cut_address(client.ip_address),
+        unjudged=people is None,
     )
     size = len(orjson.dumps([event.data, event.page_path, event.page_title, event.referrer, event.user_agent]))
     if size > MOST_BYTES:
@@ -196,11 +198,11 @@ class Writer:
 
     user_id: str | None
     role: UserRole | None
-    time_zone: ZoneInfo
+    time_zone: ZoneInfo | None
     by_service: bool
 
 
-def _writer(request: Request, people: People, draft: EventDraft) -> Writer:
+def _writer(request: Request, people: People | None, draft: EventDraft) -> Writer:
     viewer = request.viewer
     if viewer.role is not Role.SERVICE:
         for field, sent in (("userId", draft.user_id), ("client", draft.client)):
@@ -210,7 +212,9 @@ def _writer(request: Request, people: People, draft: EventDraft) -> Writer:
         return Writer(viewer.user_id, role, ZoneInfo("UTC"), by_service=False)
     if draft.user_id is None:
         raise RefusedError(["userId"], "INVALID_PAYLOAD", "userId must say of whom the event tells")
-    subject = people.subjects.get(draft.user_id)
+    if people is None and is_storable(draft.user_id):
+        return Writer(draft.user_id, None, None, by_service=True)
+    subject = people.subjects.get(draft.user_id) if people else None
     if subject is None:
         raise RefusedError(["userId"], "UNKNOWN_USER", "userId is no user that is kept: upsert them first")
     return Writer(draft.user_id, subject.role, ZoneInfo(subject.time_zone), by_service=True)
@@ -230,7 +234,9 @@ def _occurred_at(request: Request, writer: Writer, draft: EventDraft) -> datetim
     if occurred_at - request.now > LATEST:
         raise RefusedError(["occurredAt"], "IN_FUTURE", "occurredAt is more than 5 minutes past receivedAt")
     if writer.by_service:
-        if is_sealed(occurred_at, writer.time_zone, horizon(request.now, request.rules.anonymize_after_days)):
+        if writer.time_zone and is_sealed(
+            occurred_at, writer.time_zone, horizon(request.now, request.rules.anonymize_after_days)
+        ):
             raise RefusedError(["occurredAt"], "TOO_OLD", "occurredAt lies on a day that is sealed")
     elif request.now - occurred_at > EARLIEST:
         raise RefusedError(["occurredAt"], "TOO_OLD", "occurredAt is more than 7 days before receivedAt")
@@ -295,17 +301,6 @@ def _clean(value: Any, where: list[str]) -> Any:
         what = "a character that cannot be stored" if isinstance(value, str) else "a number beyond 2^53"
         raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds {what}")
     return mask_emails(value) if isinstance(value, str) else value
-
-
-def _check_people(people: People, writer: Writer, draft: EventDraft) -> None:
-    """A parent's event may name their own children alone, a learner's themself; an admin may name anybody."""
-    if writer.role is UserRole.ADMIN:
-        return
-    for field in draft.payload.keys() & set(LINKED_PEOPLE):
-        named = draft.payload[field]
-        is_themself = named == writer.user_id and writer.role is UserRole.STUDENT
-        if not (is_themself or (writer.user_id, named) in people.children):
-            raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
 
 
 @lru_cache(10_000)

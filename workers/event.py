@@ -1,6 +1,6 @@
 """Storing a batch of events: one transaction, which may run any number of times and changes nothing after the first."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -11,10 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from models.device import TIME_ZONE, keys_of_devices
 from models.error import insert_errors
 from models.event import TrackedEvent, insert_events
+from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import horizon, is_sealed
+from models.ledger import set_aside
 from models.rollup import mark_dirty
 from models.taxonomy import Category
-from models.user import Arrival, make_known, subjects_of
+from models.user import Arrival, Subject, make_known, subjects_of
+from workers.queue import encode_event
 
 
 class Stored(NamedTuple):
@@ -28,13 +31,16 @@ class Stored(NamedTuple):
 async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, anonymize_after_days: int) -> Stored:
     """Keep the batch in the connection's transaction, and mark what has to be derived from it.
 
-    Withdrawn are events whose day was sealed, or whose person went, while they waited.
+    Withdrawn are events whose day was sealed, or whose person went, while they waited. Set aside, and in none of the
+    counts, are those that would have been refused had the database been there when they came.
     """
     await make_known(
         connection,
         [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.user_id and event.role],
     )
-    whose = await _subjects(connection, batch)
+    users = await subjects_of(connection, sorted({event.user_id for event in batch if event.user_id}))
+    batch = await _judged(connection, batch, users)
+    whose = await _subjects(connection, batch, users)
     sealed_before = horizon(datetime.now(UTC), anonymize_after_days)
     keep = [
         (subject.key, event)
@@ -58,9 +64,33 @@ class Whose(NamedTuple):
     time_zone: str
 
 
-async def _subjects(connection: AsyncConnection, batch: Sequence[TrackedEvent]) -> dict[str | UUID | None, Whose]:
+async def _judged(
+    connection: AsyncConnection, batch: Sequence[TrackedEvent], users: Mapping[str, Subject]
+) -> Sequence[TrackedEvent]:
+    """The batch without the events that are refused only now, and set aside."""
+    unjudged = [event for event in batch if event.unjudged]
+    if not unjudged:
+        return batch
+    guardians = {event.user_id for event in unjudged if event.user_id and names_people(event.data)}
+    children = await children_of(connection, sorted(guardians))
+    refused = {id(event): reason for event in unjudged if (reason := _refusal(event, users, children))}
+    await set_aside(connection, [(refused[id(each)], encode_event(each)) for each in unjudged if id(each) in refused])
+    return [event for event in batch if id(event) not in refused]
+
+
+def _refusal(event: TrackedEvent, users: Mapping[str, Subject], children: Collection[Pair]) -> str | None:
+    user = users.get(event.user_id or "")
+    if event.user_id and not user:
+        return "UNKNOWN_USER"
+    role = user.role if user and event.from_service else event.role
+    field = stranger_in(event.data, event.user_id, role, children)
+    return f"FORBIDDEN: {field} is no child of the user's" if field else None
+
+
+async def _subjects(
+    connection: AsyncConnection, batch: Sequence[TrackedEvent], users: Mapping[str, Subject]
+) -> dict[str | UUID | None, Whose]:
     """By user id, and by device id of events that nobody signed."""
-    users = await subjects_of(connection, sorted({event.user_id for event in batch if event.user_id}))
     unsigned = {event.device_id for event in batch if event.device_id and not event.user_id}
     devices = await keys_of_devices(connection, unsigned)
     return {

@@ -1,12 +1,14 @@
 """Taking events: what is acknowledged is on disk, in few jobs, and what is not acknowledged is nowhere."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import jwt
 import msgspec
 import pytest
 from arq.connections import ArqRedis
@@ -18,7 +20,7 @@ from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
 from tests.histories import as_input, as_tracked
-from tests.platform import SERVICE, TRACK, Answer, Platform, new_api, working
+from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api, working
 from tests.workers.storing import DAYS, NOW, visit
 from workers.event import Stored
 from workers.intake import Intake
@@ -177,6 +179,37 @@ async def test_without_valkey_events_are_stored_in_the_request_and_counted(
     queue = await open_queue(own_servers.redis_url)
     assert await queued(queue) == []
     await queue.aclose(close_connection_pool=True)
+
+
+async def test_without_postgresql_what_it_alone_can_judge_is_judged_when_it_is_back(
+    own_servers: EmbeddedServers, own_api: Platform
+) -> None:
+    api, pat = own_api, (Role.PARENT, "pat")
+    await api.upsert({"userId": "pat", "role": "PARENT"}, {"userId": "kim", "role": "STUDENT"})
+    await api.link("pat", "kim")
+    nameless = f"Bearer {jwt.encode({'sub': 'kim', 'exp': time.time() + 60}, SECRET)}"
+    await own_servers.postgres.stop()
+    for user_id in ("kim", "nobody"):
+        assert (await api.track([as_input(visit(NOW), user_id) | {"userId": user_id}], SERVICE))["accepted"] == 1
+    for child_id in ("kim", "sam"):
+        opened = visit(NOW, kind="parent_dashboard_opened", childId=child_id)
+        assert (await api.track([as_input(opened, "pat")], pat))["accepted"] == 1
+    body = {"query": TRACK, "variables": {"events": [as_input(visit(NOW), "kim")]}}
+    unknown = await api.client.post("/graphql", json=body, headers={"authorization": nameless})
+    await own_servers.postgres.start()
+    await api.superuser.dispose()
+    await api.worker_engine.dispose()
+    async with working(api):
+        await api.settle()
+    assert unknown.status_code == 503
+    assert unknown.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfterMs": 1000}
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 4, "stored": 2, "setAside": 2}
+    async with api.worker_engine.connect() as connection:
+        reasons = [reason for _, _, reason in await list_set_aside(connection)]
+    assert reasons == ["UNKNOWN_USER", "FORBIDDEN: childId is no child of the user's"]
+    await api.upsert({"userId": "nobody", "role": "STUDENT"})
+    async with api.worker_engine.begin() as connection:
+        assert await retry_set_aside(connection, DAYS) == Stored(1, 0, 0)
 
 
 async def test_without_both_servers_events_are_refused_as_a_whole_and_taken_once_one_is_back(
