@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 from arq import Retry, cron, func
 from arq.connections import RedisSettings
+from arq.constants import default_queue_name
 from arq.worker import Worker
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,6 +32,7 @@ SECONDS_A_ROUND = 5
 SECONDS_TO_FINISH = 8
 LONGEST_PAUSE = 30
 BATCHES_AT_ONCE = 2
+BATCHES_BEHIND = 8  # as many waiting mean that storing needs the time that figures would take
 
 
 def create_worker(
@@ -87,7 +89,7 @@ async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
 
 
 async def roll_up_all(ctx: dict[str, Any]) -> None:
-    """Derive what is dirty, for as long as there is something, or for some seconds.
+    """Derive what is dirty, for as long as there is something, or for some seconds; little while batches pile up.
 
     Where that fails, subjects are taken one at a time, and one that fails alone goes behind all others.
     """
@@ -100,6 +102,8 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
         try:
             while clock.time() < until and await _roll_up_some(ctx, rounds.subjects_at_once):
                 rounds.subjects_at_once = min(2 * rounds.subjects_at_once, SUBJECTS_AT_ONCE)
+                if await ctx["redis"].zcard(default_queue_name) > BATCHES_BEHIND:
+                    break
         except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
             await _tell(ctx, "figures could not be derived", error)

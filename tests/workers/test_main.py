@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from arq import Retry
 from arq.connections import ArqRedis
+from arq.constants import default_queue_name
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.horizon import horizon
 from models.partition import AHEAD
+from models.user import UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
@@ -25,8 +27,10 @@ from tests.histories import as_input, as_tracked
 from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
-from workers.main import make_partitions_ahead, store_batch
+from workers.event import store
+from workers.main import BATCHES_BEHIND, Rounds, make_partitions_ahead, roll_up_all, store_batch
 from workers.queue import encode_batch, open_queue
+from workers.rollup import SUBJECTS_AT_ONCE
 
 ADA = (Role.STUDENT, "ada")
 MINUTE = timedelta(minutes=1)
@@ -273,3 +277,17 @@ async def test_a_batch_that_is_cancelled_while_it_waits_is_tried_again(api: Plat
             await storing
     await store_batch(ctx, batch)
     assert await rows(api, "SELECT count(*) FROM user_activity_events") == [(1,)]
+
+
+async def test_while_batches_pile_up_few_figures_are_derived(api: Platform, queue: ArqRedis) -> None:
+    async with api.worker_engine.begin() as connection:
+        batch = [as_tracked(visit(NOW), f"pupil {index}", UserRole.STUDENT) for index in range(3 * SUBJECTS_AT_ONCE)]
+        await store(connection, batch, anonymize_after_days=DAYS)
+    ctx = {"redis": queue, "engine": api.worker_engine, "anonymize_after_days": DAYS, "rounds": Rounds()}
+    piled_up = {f"batch {index}": index for index in range(BATCHES_BEHIND + 1)}
+    await queue.zadd(default_queue_name, piled_up)
+    await roll_up_all(ctx)
+    assert await api.dirty() == 2 * SUBJECTS_AT_ONCE
+    await queue.delete(default_queue_name)
+    await roll_up_all(ctx)
+    assert await api.dirty() == 0
