@@ -18,8 +18,8 @@ test: lint ## everything that ends within five minutes
 test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
 	$(RUN)/pytest -m long
 
-bench: .venv/questlog.stamp ## how fast it is
-	@exec $(RUN)/python -m tests.bench.live
+bench: .venv/questlog.stamp ## how fast it is (needs wrk)
+	@exec $(RUN)/python -m tests.bench
 
 lint: .venv/questlog.stamp ## style, types, and the order of the rooms
 	$(RUN)/ruff check .

@@ -1,7 +1,8 @@
 """What runs on this machine, read from /proc."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -40,3 +41,18 @@ def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
     while not true():
         assert time.monotonic() < until, "it did not become true"
         time.sleep(0.02)
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The CPU time that these processes have used, in user and system mode."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that the process ever had in use, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024

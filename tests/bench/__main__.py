@@ -1,0 +1,9 @@
+"""Every benchmark, one after the other: each starts an installation of its own in a temporary folder."""
+
+import asyncio
+
+from tests.bench import disk, intake, live, start
+
+for benchmark in (start, live, intake, disk):
+    print(f"\n{benchmark.__doc__}", flush=True)
+    asyncio.run(benchmark.main())
