@@ -65,7 +65,7 @@ async def insert_errors(connection: AsyncConnection, events: Sequence[tuple[UUID
                 event.occurred_at,
                 event.event_type.upper(),
                 event.page_path,
-                *(event.data.get(field) for field in _PAYLOAD.values()),
+                *map(event.payload.get, _PAYLOAD.values()),
             )
             for subject, event in events
         ],

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
+import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, unnest
+from models.base import Base, async_url
+from models.taxonomy import EventType, event_type
 from models.user import UserRole
 
 
@@ -21,13 +22,12 @@ class UserActivityEvent(Base):
     __tablename__ = "user_activity_events"
 
     subject_key: Mapped[UUID] = mapped_column(primary_key=True)
-    event_id: Mapped[UUID] = mapped_column(primary_key=True)
     occurred_at: Mapped[datetime] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
     received_at: Mapped[datetime]
     device_id: Mapped[UUID | None]
     from_service: Mapped[bool]
     event_type: Mapped[str]
-    event_category: Mapped[str]
     user_id: Mapped[str | None]
     page_path: Mapped[str | None]
     page_title: Mapped[str | None]
@@ -47,18 +47,18 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     `user_id` is None where nobody signed the event: then it is the device's, and `device_id` says which.
     `role` is the role that the user's own token gave, by which they become known; None where a SERVICE speaks of
     somebody. `unjudged` events could not be held against what the database knows of people: whoever stores them must.
-    `event_type` is the name it is stored under, `data` its payload as it was sent (camel case).
+    `event_type` is the name it is stored under, `data` its payload as it was sent (camel case), as JSON: it is written
+    once, and nobody on the way has to read it.
     """
 
     event_id: UUID
     occurred_at: datetime
     received_at: datetime
     event_type: str
-    event_category: str
     user_id: str | None
     role: UserRole | None
     from_service: bool
-    data: dict[str, Any]
+    data: str
     device_id: UUID | None = None
     page_path: str | None = None
     page_title: str | None = None
@@ -67,39 +67,36 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     ip_address: str | None = None
     unjudged: bool = False
 
+    @property
+    def kind(self) -> type[EventType]:
+        """What the taxonomy says of its type."""
+        return event_type(self.event_type)
 
-_COLUMNS = [
-    UserActivityEvent.subject_key,
-    UserActivityEvent.event_id,
-    UserActivityEvent.occurred_at,
-    UserActivityEvent.received_at,
-    UserActivityEvent.device_id,
-    UserActivityEvent.from_service,
-    UserActivityEvent.event_type,
-    UserActivityEvent.event_category,
-    UserActivityEvent.user_id,
-    UserActivityEvent.page_path,
-    UserActivityEvent.page_title,
-    UserActivityEvent.referrer,
-    UserActivityEvent.user_agent,
-    UserActivityEvent.ip_address,
-    UserActivityEvent.event_data,
-]
-_FIELDS = [column.key for column in _COLUMNS[1:-1]]
+    @property
+    def payload(self) -> dict[str, Any]:
+        """Its payload, read."""
+        payload: dict[str, Any] = orjson.loads(self.data)
+        return payload
+
+
+# As asyncpg takes it: SQLAlchemy would look at each value of each array.
+_DIALECT = async_url("postgresql://").get_dialect()()
+_COLUMNS = {column.name: column.type.compile(dialect=_DIALECT) for column in UserActivityEvent.__table__.columns}
+_INSERT = (
+    f"INSERT INTO user_activity_events ({', '.join(_COLUMNS)})"  # noqa: S608 - the names are the table's own
+    f" SELECT * FROM unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_COLUMNS.values(), 1))})"
+    " ON CONFLICT DO NOTHING RETURNING subject_key, event_id, occurred_at"
+)
 
 
 async def insert_events(connection: AsyncConnection, events: Iterable[tuple[UUID, TrackedEvent]]) -> set[EventKey]:
     """Keep the events under these subject keys, and say which were new. Of two that are the same, the first stays."""
     # One order for everybody: two batches that share events never wait for each other in a circle.
-    ordered = sorted(events, key=lambda each: (each[0], each[1].event_id, each[1].occurred_at))
-    rows = unnest(
-        _COLUMNS,
-        [(subject, *(getattr(event, field) for field in _FIELDS), event.data) for subject, event in ordered],
-    )
-    inserted = await connection.execute(
-        insert(UserActivityEvent)
-        .from_select(rows.c.keys(), select(rows))
-        .on_conflict_do_nothing()
-        .returning(UserActivityEvent.subject_key, UserActivityEvent.event_id, UserActivityEvent.occurred_at)
-    )
+    ordered = sorted(events, key=lambda each: (each[0], each[1].occurred_at, each[1].event_id))
+    rows = [(subject, *_values(event)) for subject, event in ordered]
+    columns = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
+    inserted = await connection.exec_driver_sql(_INSERT, tuple(map(list, columns)))
     return {(row.subject_key, row.event_id, row.occurred_at) for row in inserted}
+
+
+_values = attrgetter(*(name if name != "event_data" else "data" for name in _COLUMNS if name != "subject_key"))

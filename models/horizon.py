@@ -3,6 +3,8 @@
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+LONGER_THAN_A_DAY = timedelta(days=2)  # whatever clocks do meanwhile
+
 
 def horizon(now: datetime, anonymize_after_days: int) -> datetime:
     """Monday 00:00 UTC of the oldest week whose Monday will be less than so many times 24 h old at the next 02:00 UTC.
@@ -27,4 +29,6 @@ def midnight(day: date, zone: ZoneInfo) -> datetime:
 
 def is_sealed(occurred_at: datetime, zone: ZoneInfo, sealed_before: datetime) -> bool:
     """Whether the local day of an event began before the horizon."""
+    if occurred_at >= sealed_before + LONGER_THAN_A_DAY:
+        return False
     return occurred_at < sealed_before or midnight(occurred_at.astimezone(zone).date(), zone) < sealed_before

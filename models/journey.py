@@ -21,8 +21,8 @@ class LearningJourneyEvent(Base):
     __tablename__ = "learning_journey_events"
 
     subject_key: Mapped[UUID] = mapped_column(primary_key=True)
-    event_id: Mapped[UUID] = mapped_column(primary_key=True)
     occurred_at: Mapped[datetime] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
     day: Mapped[date]
     kind: Mapped[str]
     quest_id: Mapped[str | None]

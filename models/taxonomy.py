@@ -373,6 +373,12 @@ def marked(payload: type[EventType], mark: str) -> frozenset[str]:
 
 
 @cache
+def longest_kept(payload: type[EventType]) -> dict[str, int]:
+    """The fields of a payload, as they are sent, of which only so many characters are kept."""
+    return {name: extra["keep"] for name, extra in field_extras(payload).items() if "keep" in extra}
+
+
+@cache
 def field_extras(payload: type[EventType]) -> dict[str, dict[str, Any]]:
     """What the taxonomy says of each field of a payload beside its type, by the name it is sent under."""
     return {

@@ -23,6 +23,11 @@ def is_storable(value: object, levels: int = DEEPEST) -> bool:
     return not isinstance(value, int | float) or -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 
+def may_need_cleaning(json: bytes) -> bool:
+    """Whether text in this JSON may hold an e-mail address or NUL: a look at all of it instead of at each string."""
+    return b"@" in json or b"%40" in json or b"\\u0000" in json
+
+
 def mask_emails(text: str) -> str:
     """The text with every e-mail address as `[email]`."""
     return _EMAIL.sub("[email]", text) if "@" in text or "%40" in text else text

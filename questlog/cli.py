@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -32,6 +33,7 @@ set_aside = typer.Typer(
 )
 app.add_typer(set_aside, name="set-aside")
 
+NICENESS = 10
 SetAsideIds = Annotated[list[int] | None, typer.Argument(help="Ids of events, as listed.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -83,6 +85,8 @@ def work() -> None:
         from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker
 
+        # Whoever waits for an acknowledgement goes before figures, where both share a machine.
+        os.nice(NICENESS)
         settings = questlog_settings.load()
         if settings.redis_url is None:
             raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")

@@ -1,6 +1,6 @@
 """Reading events: a learner's own list, everybody's for an admin, and how many there were of each category."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bind
 from models.engagement import CATEGORIES, DailyEventCount
 from models.event import UserActivityEvent
 from models.session import LONGEST, UserSession
-from models.taxonomy import EVENT_TYPES, PERSON, Logout, event_type, marked
+from models.taxonomy import EVENT_TYPES, PERSON, Category, Logout, event_type, marked
 from models.text import is_storable
 from models.viewer import Role, visible_to
 from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
@@ -41,7 +41,7 @@ class EventFilter:
         event = UserActivityEvent
         wanted: list[ColumnElement[bool]] = []
         if self.categories is not None:
-            wanted.append(event.event_category.in_(set(self.categories)))
+            wanted.append(_is_of(self.categories))
         if self.types is not None:
             names = sorted({name for name in self.types if is_storable(name)})
             wanted.append(event.event_type == any_(bindparam(None, names, type_=ARRAY(Text))))
@@ -50,6 +50,13 @@ class EventFilter:
         if self.until:
             wanted.append(event.occurred_at < self.until)
         return wanted
+
+
+def _is_of(categories: Collection[str]) -> ColumnElement[bool]:
+    """Whether an event's type is of one of these categories; a type that the taxonomy does not know is custom."""
+    stored_as = UserActivityEvent.event_type
+    named = stored_as.in_(name for name, kind in EVENT_TYPES.items() if kind.category in categories)
+    return or_(named, stored_as.not_in(EVENT_TYPES)) if Category.CUSTOM in categories else named
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +44,8 @@ class RateLimits:
         self._in_advance: dict[tuple[str, str], int] = {}
         self._forget_at = self._failed_at = float("-inf")
 
-    async def spend(self, senders: Sequence[tuple[str, str]]) -> None:
-        """Count events, one for each sender: `user`, `device` or `address`, and which.
+    async def spend(self, senders: Mapping[tuple[str, str], int]) -> None:
+        """Count so many events of each sender: `user`, `device` or `address`, and which.
 
         Up to a hundredth of what a sender may is counted in advance, so that few requests have to ask Valkey.
 
@@ -57,7 +56,7 @@ class RateLimits:
         if now >= self._forget_at:
             self._in_advance.clear()
             self._forget_at = now + SECONDS_IN_ADVANCE
-        lacking = [(sender, number) for sender, number in Counter(senders).items() if not self._has(sender, number)]
+        lacking = [(sender, number) for sender, number in senders.items() if not self._has(sender, number)]
         if not lacking or now < self._failed_at + SECONDS_BETWEEN_TRIES:
             return
         try:

@@ -2,7 +2,8 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,8 +18,8 @@ import orjson
 from models.event import TrackedEvent
 from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import horizon, is_sealed
-from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, field_extras, marked
-from models.text import is_storable, mask_emails, page_path
+from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, longest_kept, marked
+from models.text import is_storable, mask_emails, may_need_cleaning, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
 from resolvers.bot import is_bot
@@ -26,6 +27,7 @@ from resolvers.errors import BadUserInputError, UnavailableError
 from resolvers.reader import SECONDS_TO_ANSWER, database_needed
 from resolvers.request import Request
 
+UTC = ZoneInfo("UTC")
 MOST_EVENTS = 500
 MOST_BYTES = 8192
 EARLIEST = timedelta(days=7)
@@ -35,9 +37,18 @@ MOST_CUSTOM_KEYS = 50
 MOST_CUSTOM_LEVELS = 5
 
 
-@dataclass(frozen=True)
-class EventDraft:
-    """An event as it was sent: `field` is the contract's name of its type, `payload` in camel case without nulls."""
+class Client(msgspec.Struct, frozen=True):
+    """The browser that a SERVICE speaks for."""
+
+    user_agent: str | None
+    ip_address: str | None
+
+
+class EventDraft(msgspec.Struct, frozen=True):
+    """An event as it was sent: `field` is the contract's name of its type, `payload` in camel case without nulls.
+
+    `is_decoded` says that the payload was read as one of its kind already.
+    """
 
     event_id: UUID
     occurred_at: datetime
@@ -49,15 +60,8 @@ class EventDraft:
     page_title: str | None = None
     referrer: str | None = None
     user_id: str | None = None
-    client: "Client | None" = None
-
-
-@dataclass(frozen=True)
-class Client:
-    """The browser that a SERVICE speaks for."""
-
-    user_agent: str | None
-    ip_address: str | None
+    client: Client | None = None
+    is_decoded: bool = False
 
 
 class RefusedError(Exception):
@@ -97,13 +101,14 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
         raise BadUserInputError(f"events has {len(drafts)} entries, and must have 1 to {MOST_EVENTS}")
     if request.viewer.role is Role.ANONYMOUS and not all(draft.device_id for draft in drafts):
         request.device_id = request.device_id or drafts[0].event_id
-    await request.rate_limits.spend(list(_senders(request, drafts)))
+    await request.rate_limits.spend(_senders(request, drafts))
     people = await _people(request, drafts)
+    sender = _sender(request)
     kept: list[TrackedEvent] = []
     refused: list[RefusedEvent] = []
     for index, draft in enumerate(drafts):
         try:
-            kept.append(_judge(request, people, draft))
+            kept.append(_judge(request, sender, people, draft))
         except RefusedError as error:
             refused.append(RefusedEvent(index, draft.event_id, error))
     if kept:
@@ -115,18 +120,19 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     return Taken(len(kept), refused, request.now)
 
 
-def _senders(request: Request, drafts: Sequence[EventDraft]) -> Iterator[tuple[str, str]]:
-    """Who is to be counted for each event. A SERVICE speaks for a whole platform, and is not."""
+def _senders(request: Request, drafts: Sequence[EventDraft]) -> Counter[tuple[str, str]]:
+    """How many events are each sender's. A SERVICE speaks for a whole platform, and is not counted."""
+    senders: Counter[tuple[str, str]] = Counter()
     if request.viewer.role is Role.SERVICE:
-        return
-    address = cut_address(request.ip_address)
-    for draft in drafts:
-        if request.viewer.user_id:
-            yield "user", request.viewer.user_id
-        if device := draft.device_id or request.device_id:
-            yield "device", str(device)
-        if address:
-            yield "address", address
+        return senders
+    if request.viewer.user_id:
+        senders["user", request.viewer.user_id] = len(drafts)
+    if address := cut_address(request.ip_address):
+        senders["address", address] = len(drafts)
+    for device, number in Counter(draft.device_id or request.device_id for draft in drafts).items():
+        if device:
+            senders["device", str(device)] = number
+    return senders
 
 
 @dataclass(frozen=True)
@@ -154,46 +160,7 @@ async def _people(request: Request, drafts: Sequence[EventDraft]) -> People | No
         return None
 
 
-def _judge(request: Request, people: People | None, draft: EventDraft) -> TrackedEvent:
-    writer = _writer(request, people, draft)
-    _check_role(request, draft)
-    occurred_at = _occurred_at(request, writer, draft)
-    data = _payload(draft)
-    if people and (field := stranger_in(draft.payload, writer.user_id, writer.role, people.children)):
-        raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
-    is_custom = draft.kind is CustomEvent
-    client = draft.client or (
-        Client(None, None) if writer.by_service else Client(request.user_agent, request.ip_address)
-    )
-    if client.user_agent and is_bot(client.user_agent):
-        where = ["client", "userAgent"] if draft.client else ["userAgent"]
-        raise RefusedError(where, "BOT", "the user agent is a bot's, and tells of nobody")
-    event = TrackedEvent(
-        event_id=draft.event_id,
-        occurred_at=occurred_at,
-        received_at=request.now,
-        event_type=data["name"] if is_custom else draft.kind.type_name(),
-        event_category=draft.kind.category,
-        user_id=writer.user_id,
-        role=None if writer.by_service else writer.role,
-        from_service=writer.by_service,
-        data=data.get("data", {}) if is_custom else data,
-        device_id=draft.device_id or (None if writer.by_service else request.device_id),
-        page_path=None if draft.page_path is None else page_path(_clean(draft.page_path, ["page", "path"])),
-        page_title=_clean(draft.page_title, ["page", "title"]),
-        referrer=_clean(draft.referrer, ["page", "referrer"]),
-        user_agent=_clean(client.user_agent, ["client", "userAgent"]),
-        ip_address=cut_address(client.ip_address),
-        unjudged=people is None,
-    )
-    size = len(orjson.dumps([event.data, event.page_path, event.page_title, event.referrer, event.user_agent]))
-    if size > MOST_BYTES:
-        raise RefusedError(["event"], "TOO_LARGE", f"the event has {size} bytes, and must have at most {MOST_BYTES}")
-    return event
-
-
-@dataclass(frozen=True)
-class Writer:
+class Writer(msgspec.Struct, frozen=True):
     """Of whom an event tells: themself, a user whom a SERVICE speaks of, or nobody where there is no token."""
 
     user_id: str | None
@@ -202,14 +169,83 @@ class Writer:
     by_service: bool
 
 
-def _writer(request: Request, people: People | None, draft: EventDraft) -> Writer:
-    viewer = request.viewer
-    if viewer.role is not Role.SERVICE:
-        for field, sent in (("userId", draft.user_id), ("client", draft.client)):
-            if sent is not None:
-                raise RefusedError([field], "FORBIDDEN", f"{field} is for a SERVICE alone")
-        role = None if viewer.role is Role.ANONYMOUS else UserRole(viewer.role)
-        return Writer(viewer.user_id, role, ZoneInfo("UTC"), by_service=False)
+@dataclass(frozen=True)
+class Sender:
+    """What all events of a request share, but for what a SERVICE says of each."""
+
+    writer: Writer
+    client: "KeptClient"
+    device_id: UUID | None
+
+
+class KeptClient(msgspec.Struct, frozen=True):
+    """A browser as it is kept: without e-mail addresses, and with its address cut."""
+
+    user_agent: str | None
+    ip_address: str | None
+    is_bot: bool
+
+
+def _client(sent: Client) -> KeptClient:
+    return KeptClient(
+        _clean(sent.user_agent, ["client", "userAgent"]),
+        cut_address(sent.ip_address),
+        bool(sent.user_agent) and is_bot(sent.user_agent or ""),
+    )
+
+
+def _sender(request: Request) -> Sender:
+    role = request.viewer.role
+    if role is Role.SERVICE:
+        return Sender(Writer(None, None, None, by_service=True), _client(Client(None, None)), None)
+    kept_as = None if role is Role.ANONYMOUS else UserRole(role)
+    return Sender(
+        Writer(request.viewer.user_id, kept_as, UTC, by_service=False),
+        _client(Client(request.user_agent, request.ip_address)),
+        request.device_id,
+    )
+
+
+def _judge(request: Request, sender: Sender, people: People | None, draft: EventDraft) -> TrackedEvent:
+    writer = _writer(sender, people, draft)
+    _check_role(request, draft)
+    occurred_at = _occurred_at(request, writer, draft)
+    payload = _payload(draft)
+    if people and (field := stranger_in(draft.payload, writer.user_id, writer.role, people.children)):
+        raise RefusedError(["event", draft.field, field], "FORBIDDEN", f"{field} is no child of the user's")
+    client = _client(draft.client) if draft.client else sender.client
+    if client.is_bot:
+        where = ["client", "userAgent"] if draft.client else ["userAgent"]
+        raise RefusedError(where, "BOT", "the user agent is a bot's, and tells of nobody")
+    event = TrackedEvent(
+        event_id=draft.event_id,
+        occurred_at=occurred_at,
+        received_at=request.now,
+        event_type=draft.payload["name"] if draft.kind is CustomEvent else draft.kind.type_name(),
+        user_id=writer.user_id,
+        role=None if writer.by_service else writer.role,
+        from_service=writer.by_service,
+        data=payload.decode(),
+        device_id=draft.device_id or sender.device_id,
+        page_path=None if draft.page_path is None else page_path(_clean(draft.page_path, ["page", "path"])),
+        page_title=_clean(draft.page_title, ["page", "title"]),
+        referrer=_clean(draft.referrer, ["page", "referrer"]),
+        user_agent=client.user_agent,
+        ip_address=client.ip_address,
+        unjudged=people is None,
+    )
+    size = len(payload) + len(orjson.dumps([event.page_path, event.page_title, event.referrer, event.user_agent]))
+    if size > MOST_BYTES:
+        raise RefusedError(["event"], "TOO_LARGE", f"the event has {size} bytes, and must have at most {MOST_BYTES}")
+    return event
+
+
+def _writer(sender: Sender, people: People | None, draft: EventDraft) -> Writer:
+    if not sender.writer.by_service:
+        if draft.user_id is None and draft.client is None:
+            return sender.writer
+        field = "client" if draft.user_id is None else "userId"
+        raise RefusedError([field], "FORBIDDEN", f"{field} is for a SERVICE alone")
     if draft.user_id is None:
         raise RefusedError(["userId"], "INVALID_PAYLOAD", "userId must say of whom the event tells")
     if people is None and is_storable(draft.user_id):
@@ -230,7 +266,9 @@ def _check_role(request: Request, draft: EventDraft) -> None:
 
 
 def _occurred_at(request: Request, writer: Writer, draft: EventDraft) -> datetime:
-    occurred_at = draft.occurred_at - timedelta(microseconds=draft.occurred_at.microsecond % 1000)
+    occurred_at = draft.occurred_at
+    if beyond := occurred_at.microsecond % 1000:
+        occurred_at -= timedelta(microseconds=beyond)
     if occurred_at - request.now > LATEST:
         raise RefusedError(["occurredAt"], "IN_FUTURE", "occurredAt is more than 5 minutes past receivedAt")
     if writer.by_service:
@@ -243,10 +281,27 @@ def _occurred_at(request: Request, writer: Writer, draft: EventDraft) -> datetim
     return occurred_at
 
 
-def _payload(draft: EventDraft) -> dict[str, Any]:
+def _payload(draft: EventDraft) -> bytes:
+    """The payload as it is kept: JSON, without e-mail addresses, long texts cut."""
     where = ["event", draft.field]
     if draft.kind.needs_page and draft.page_path is None:
         raise RefusedError(["page"], "INVALID_PAYLOAD", f"{draft.field} needs page")
+    if not draft.is_decoded:
+        _check_kind(draft, where)
+    if draft.kind is CustomEvent:
+        return _custom_data(draft.payload, where)
+    try:
+        text = orjson.dumps(draft.payload)
+    except TypeError:  # half a surrogate pair
+        text = b""
+    longest = longest_kept(draft.kind)
+    if text and not longest and not may_need_cleaning(text):
+        return text
+    cleaned: dict[str, Any] = _clean(draft.payload, where)
+    return orjson.dumps(cleaned | {field: cleaned[field][:most] for field, most in longest.items() if field in cleaned})
+
+
+def _check_kind(draft: EventDraft, where: list[str]) -> None:
     try:
         msgspec.convert(draft.payload, draft.kind)
     except msgspec.ValidationError as error:
@@ -255,28 +310,22 @@ def _payload(draft: EventDraft) -> dict[str, Any]:
         raise RefusedError(
             [*where, *fields], "INVALID_PAYLOAD", f"{'.'.join(fields) or draft.field}: {fault}"
         ) from None
-    if draft.kind is CustomEvent:
-        _check_custom(draft.payload, where)
-    cleaned: dict[str, Any] = _clean(draft.payload, where)
-    for field, extra in field_extras(draft.kind).items():
-        if field in cleaned and "keep" in extra:
-            cleaned[field] = cleaned[field][: extra["keep"]]
-    return cleaned
 
 
-def _check_custom(payload: dict[str, Any], where: list[str]) -> None:
+def _custom_data(payload: dict[str, Any], where: list[str]) -> bytes:
     if payload["name"] in EVENT_TYPES:
         raise RefusedError([*where, "name"], "INVALID_PAYLOAD", f"name {payload['name']} is a type of the taxonomy")
-    data = payload.get("data")
-    if data is None:
-        return
+    where = [*where, "data"]
+    data = payload.get("data", {})
     keys, levels = _extent(data)
     if keys > MOST_CUSTOM_KEYS:
-        raise RefusedError([*where, "data"], "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_KEYS} keys")
+        raise RefusedError(where, "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_KEYS} keys")
     if levels > MOST_CUSTOM_LEVELS:
-        raise RefusedError([*where, "data"], "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_LEVELS} levels")
-    if len(orjson.dumps(_clean(data, [*where, "data"]))) > MOST_CUSTOM_BYTES:
-        raise RefusedError([*where, "data"], "TOO_LARGE", f"data must have at most {MOST_CUSTOM_BYTES} bytes")
+        raise RefusedError(where, "INVALID_PAYLOAD", f"data must have at most {MOST_CUSTOM_LEVELS} levels")
+    text = orjson.dumps(_clean(data, where))
+    if len(text) > MOST_CUSTOM_BYTES:
+        raise RefusedError(where, "TOO_LARGE", f"data must have at most {MOST_CUSTOM_BYTES} bytes")
+    return text
 
 
 def _extent(data: Any) -> tuple[int, int]:
@@ -293,6 +342,8 @@ def _extent(data: Any) -> tuple[int, int]:
 
 def _clean(value: Any, where: list[str]) -> Any:
     """The value with e-mail addresses masked; raises RefusedError where PostgreSQL could not hold it."""
+    if value is None:
+        return None
     if isinstance(value, dict):
         return {_clean(key, where): _clean(each, [*where, key]) for key, each in value.items()}
     if isinstance(value, list):

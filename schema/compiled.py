@@ -112,6 +112,7 @@ def _draft(sent: _Event) -> EventDraft:
         referrer=(sent.page.referrer or None) if sent.page else None,
         user_id=sent.user_id,
         client=Client(sent.client.user_agent or None, sent.client.ip_address or None) if sent.client else None,
+        is_decoded=True,
     )
 
 

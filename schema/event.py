@@ -6,6 +6,7 @@ from uuid import UUID
 import strawberry
 from strawberry.scalars import JSON
 
+from models.taxonomy import event_type
 from resolvers import event as events
 from resolvers.reader import AnyRow
 from schema.enums import Category, Role
@@ -43,7 +44,7 @@ class ActivityEvent(Node):
             row=row,
             event_id=row.event_id,
             type=row.event_type,
-            category=Category(row.event_category),
+            category=event_type(row.event_type).category,
             occurred_at=row.occurred_at,
             received_at=row.received_at,
             session_id=row.session_id,

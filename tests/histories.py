@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import orjson
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from models.event import TrackedEvent
-from models.taxonomy import EVENT_TYPES
 from models.text import page_path
 from models.user import UserRole
 from tests.recomputation import HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
@@ -262,11 +262,10 @@ def as_tracked(event: Event, user_id: str, role: UserRole | None = None) -> Trac
         occurred_at=event.occurred_at,
         received_at=event.occurred_at,
         event_type=event.data["name"] if custom else event.type,
-        event_category=EVENT_TYPES[event.type].category,
         user_id=user_id,
         role=role,
         from_service=event.from_service,
-        data=event.data["data"] if custom else event.data,
+        data=orjson.dumps(event.data["data"] if custom else event.data).decode(),
         device_id=event.device_id,
         page_path=event.page_path and page_path(event.page_path),
     )

@@ -52,7 +52,7 @@ async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, a
         return Stored(0, 0, len(batch))
     inserted = await insert_events(connection, keep)
     new = [(key, event) for key, event in keep if (key, event.event_id, event.occurred_at) in inserted]
-    await insert_errors(connection, [(key, event) for key, event in new if event.event_category == Category.ERROR])
+    await insert_errors(connection, [(key, event) for key, event in new if event.kind.category is Category.ERROR])
     await mark_dirty(connection, _spans(new))
     return Stored(len(inserted), len(keep) - len(inserted), len(batch) - len(keep))
 
@@ -71,7 +71,7 @@ async def _judged(
     unjudged = [event for event in batch if event.unjudged]
     if not unjudged:
         return batch
-    guardians = {event.user_id for event in unjudged if event.user_id and names_people(event.data)}
+    guardians = {event.user_id for event in unjudged if event.user_id and names_people(event.payload)}
     children = await children_of(connection, sorted(guardians))
     refused = {id(event): reason for event in unjudged if (reason := _refusal(event, users, children))}
     await set_aside(connection, [(refused[id(each)], encode_event(each)) for each in unjudged if id(each) in refused])
@@ -83,7 +83,7 @@ def _refusal(event: TrackedEvent, users: Mapping[str, Subject], children: Collec
     if event.user_id and not user:
         return "UNKNOWN_USER"
     role = user.role if user and event.from_service else event.role
-    field = stranger_in(event.data, event.user_id, role, children)
+    field = stranger_in(event.payload, event.user_id, role, children)
     return f"FORBIDDEN: {field} is no child of the user's" if field else None
 
 

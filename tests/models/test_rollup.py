@@ -23,7 +23,13 @@ def read(event: Event) -> StoredEvent:
     """The event as a roll-up reads it."""
     kept = as_tracked(event, "somebody")
     return StoredEvent(
-        kept.event_id, kept.occurred_at, kept.event_type, kept.device_id, kept.from_service, kept.page_path, kept.data
+        kept.event_id,
+        kept.occurred_at,
+        kept.event_type,
+        kept.device_id,
+        kept.from_service,
+        kept.page_path,
+        kept.payload,
     )
 
 
