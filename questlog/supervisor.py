@@ -17,8 +17,9 @@ from typing import Protocol, Self
 
 import httpx
 
-from questlog.database import logins, migrate
+from questlog.database import logins
 from questlog.embedded import EmbeddedError, EmbeddedServers
+from questlog.migration import migrate
 from questlog.process import end, ended, spawn
 from questlog.reach import check_database, check_queue
 from questlog.settings import PREFIX, Settings, SettingsError, with_secret

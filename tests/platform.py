@@ -21,8 +21,9 @@ from models.base import connect
 from models.rollup import DirtySpan
 from models.viewer import Role
 from questlog.app import Api, create_app
-from questlog.database import LOGINS, Logins, logins, migrate
+from questlog.database import LOGINS, Logins, logins
 from questlog.embedded import EmbeddedServers
+from questlog.migration import migrate
 from questlog.settings import Settings
 from questlog.signin import sign_token
 from workers.main import create_worker

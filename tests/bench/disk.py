@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
 from models.event import TrackedEvent
-from questlog.database import logins, migrate
+from questlog.database import logins
 from questlog.demo.course import Course
 from questlog.demo.diary import events
 from questlog.embedded import EmbeddedServers
+from questlog.migration import migrate
 from questlog.settings import Settings
 from tests.bench.bare import tracked
 from tests.bench.home import temporary_home

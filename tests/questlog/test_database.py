@@ -12,8 +12,9 @@ from sqlalchemy.engine import make_url
 
 import models
 from models.base import Base, connect
-from questlog.database import Logins, logins, migrate
+from questlog.database import Logins, logins
 from questlog.embedded import EmbeddedServers
+from questlog.migration import migrate
 from questlog.settings import Settings, SettingsError
 from tests.platform import in_database
 
