@@ -117,7 +117,7 @@ class Supervisor:
         await self._start_all()
         await self._answering()
         self._stack.push_async_callback(self._stop_watching)
-        self._watches = [asyncio.create_task(_keep_running(part)) for part in self._parts()]
+        self._watches = [asyncio.create_task(keep_running(part)) for part in self._parts()]
 
     async def _with_servers(self, settings: Settings) -> Settings:
         if settings.names_database != (settings.redis_url is not None):
@@ -189,7 +189,8 @@ async def prepare_database(settings: Settings, revision: str = "head") -> None:
         await migrate(known, revision, anonymize_after_days=settings.anonymize_after_days)
 
 
-async def _keep_running(part: Part) -> None:
+async def keep_running(part: Part) -> None:
+    """Start the part again whenever it ends, after growing pauses; goes on until cancelled."""
     pause = SHORTEST_PAUSE
     while True:
         began = time.monotonic()
