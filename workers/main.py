@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
-SECONDS_TO_FINISH = 8
+SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 30
 NO_LAST_TRY = 2**31
 BATCHES_AT_ONCE = 2
@@ -187,14 +187,21 @@ async def _postpone(ctx: dict[str, Any]) -> None:
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:
     """Forget which batches are stored, once the queue cannot hand them out again."""
-    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-        await sweep(connection, ctx["redis"])
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            await sweep(connection, ctx["redis"])
+    except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
+        logger.warning("stored batches could not be forgotten, and are with the next minute: %s", _kind(error))
 
 
 async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
     """Make the weekly partitions that are missing."""
-    async with _engine(ctx).begin() as connection:
-        await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+    try:
+        async with _engine(ctx).begin() as connection:
+            await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+    except Exception as error:
+        logger.warning("partitions could not be made, and are tried again in %d s: %s", LONGEST_PAUSE, _kind(error))
+        raise Retry(defer=LONGEST_PAUSE) from error
 
 
 async def _show_life(ctx: dict[str, Any]) -> None:

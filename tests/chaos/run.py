@@ -22,7 +22,9 @@ from typing import Any
 
 import httpx
 from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from models.base import connect
 from questlog.app import create_app
@@ -37,7 +39,7 @@ from tests.processes import children
 from tests.recomputation import History, differences
 from tests.walks.test_figures import wrong
 from workers.ledger import Ledger, ledger
-from workers.queue import open_queue
+from workers.queue import queue_at
 
 CLIENTS = 16
 SECONDS_OF_A_CLIENT = 20  # then it believes that its request is lost
@@ -265,17 +267,20 @@ def understand(response: httpx.Response, sending: Sending, outcome: Outcome) -> 
 
 async def settle(running: Supervisor, platform: Platform, outcome: Outcome) -> None:
     """Return once nothing waits and nothing is dirty, or where that lasts too long."""
-    queue = await open_queue(running.settings.redis_url or "")
+    queue = queue_at(running.settings.redis_url or "")
 
     async def settled() -> bool:
-        outcome.ledger = await read_ledger(platform, queue)
-        jobs = [job for job in await queue.zrange("arq:queue", 0, -1) if not job.startswith(b"cron:")]
-        return not jobs and not outcome.ledger.waiting and not await platform.dirty()
+        try:
+            outcome.ledger = await read_ledger(platform, queue)
+            jobs = [job for job in await queue.zrange("arq:queue", 0, -1) if not job.startswith(b"cron:")]
+            return not jobs and not outcome.ledger.waiting and not await platform.dirty()
+        except (OSError, RedisError, DBAPIError):
+            return False
 
     try:
         await until(settled, SECONDS_TO_SETTLE)
     except TimeoutError:
-        outcome.wrong.append(f"something still waits after {SECONDS_TO_SETTLE} s: {await platform.dirty()} spans")
+        outcome.wrong.append(f"something still waits after {SECONDS_TO_SETTLE} s: {outcome.ledger}")
     finally:
         await queue.aclose(close_connection_pool=True)
 
