@@ -93,12 +93,8 @@ class Load:
 def load_of(seed: int, now: datetime) -> Load:
     """What a seed sends; no figure of it turns within ten minutes from `now`."""
     random = Random(f"load {seed}")
-    zones = [zone for zone in ZONES if _same_day(now, zone)]
     each = EVENTS // (LEARNERS + DEVICES)
-    learners = [
-        History(f"learner {index}", random.choice(zones), now, _events(random, now, each, LEARNING))
-        for index in range(LEARNERS)
-    ]
+    learners = learners_of(random, now, LEARNERS, each)
     devices = [
         History("", "UTC", now, _events(random, now, each, STRANGERS, _uuid(random), LEARNERS_OWN))
         for _ in range(DEVICES)
@@ -113,6 +109,15 @@ def load_of(seed: int, now: datetime) -> Load:
         list(_sendings(random, learners, devices, withheld)),
         {event["eventId"] for event in withheld},
     )
+
+
+def learners_of(random: Random, now: datetime, number: int, events: int) -> list[History]:
+    """So many learners in any time zone, each with so many events."""
+    zones = [zone for zone in ZONES if _same_day(now, zone)]
+    return [
+        History(f"learner {index}", random.choice(zones), now, _events(random, now, events, LEARNING))
+        for index in range(number)
+    ]
 
 
 def _same_day(now: datetime, zone: str) -> bool:

@@ -191,6 +191,20 @@ async def test_another_worker_has_a_dead_ones_batch(
         await check_stored_once(api, queue, batch)
 
 
+@pytest.mark.long
+async def test_another_worker_has_the_batch_of_one_that_stands_still(
+    api: Platform, queue: ArqRedis, batch: list[TrackedEvent]
+) -> None:
+    await put(queue, batch)
+    with worker_process(api) as still:
+        async with nobody_may_insert(api):
+            await until_a_worker_waits(api)
+            still.send_signal(signal.SIGSTOP)
+        with worker_process(api):
+            await check_stored_once(api, queue, batch)
+        still.send_signal(signal.SIGCONT)
+
+
 async def die_with_the_batch_in_hand(api: Platform, servers: EmbeddedServers) -> None:
     """Kill a worker in the middle of its transaction, then Valkey, and start Valkey again."""
     async with nobody_may_insert(api):
