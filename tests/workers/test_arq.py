@@ -195,9 +195,11 @@ async def test_another_worker_has_a_dead_ones_batch(
 async def test_another_worker_has_the_batch_of_one_that_stands_still(
     api: Platform, queue: ArqRedis, batch: list[TrackedEvent]
 ) -> None:
-    await put(queue, batch)
+    await put(queue, batch[:10])
     with worker_process(api) as still:
+        await check_stored_once(api, queue, batch[:10])
         async with nobody_may_insert(api):
+            await put(queue, batch[10:])
             await until_a_worker_waits(api)
             still.send_signal(signal.SIGSTOP)
         with worker_process(api):
