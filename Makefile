@@ -1,10 +1,12 @@
 # Every target works in .venv, which is made from requirements.lock when first needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin
+SEEDS ?= 5
+FIRST ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint
+.PHONY: help demo test test-all chaos bench lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +19,9 @@ test: lint ## everything that ends within five minutes
 
 test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
 	$(RUN)/pytest -m long
+
+chaos: .venv/questlog.stamp ## servers killed, stopped and slowed at random under load: make chaos SEEDS=50 FIRST=1
+	@exec $(RUN)/python -m tests.chaos.run $(SEEDS) $(FIRST) 2> chaos.log
 
 bench: .venv/questlog.stamp ## how fast it is (needs wrk)
 	@exec $(RUN)/python -m tests.bench

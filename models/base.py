@@ -27,6 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
 
+SESSION = {"timezone": "UTC", "idle_in_transaction_session_timeout": "30s"}
+
 
 class Base(DeclarativeBase):
     """Of every table. All times are `timestamptz`, read and written as aware datetimes."""
@@ -53,7 +55,8 @@ def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEng
     """A pool of connections to one login's database; nothing is opened until it is used.
 
     `name` is what `pg_stat_activity` shows. Waiting for a free connection ends after 30 s in
-    SQLAlchemy's `TimeoutError`.
+    SQLAlchemy's `TimeoutError`. A transaction in which nothing happens for 30 s is ended by PostgreSQL, so that a
+    process that stands still holds up nobody.
     """
     return create_async_engine(
         async_url(url),
@@ -63,7 +66,7 @@ def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEng
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),
         json_deserializer=orjson.loads,
-        connect_args={"server_settings": {"application_name": name, "timezone": "UTC"}, "timeout": 10},
+        connect_args={"server_settings": SESSION | {"application_name": name}, "timeout": 10},
     )
 
 

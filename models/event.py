@@ -41,7 +41,7 @@ EventKey = tuple[UUID, UUID, datetime]
 """Subject, event id and event time: the same again is a duplicate."""
 
 
-class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
+class TrackedEvent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An event that was judged and taken, on its way to the table.
 
     `user_id` is None where nobody signed the event: then it is the device's, and `device_id` says which.
@@ -49,6 +49,8 @@ class TrackedEvent(msgspec.Struct, frozen=True, array_like=True):
     somebody. `unjudged` events could not be held against what the database knows of people: whoever stores them must.
     `event_type` is the name it is stored under, `data` its payload as it was sent (camel case), as JSON: it is written
     once, and nobody on the way has to read it.
+    Fields are added at the end, with a default: an older worker then leaves such events to a newer one, and a newer one
+    reads those of an older API.
     """
 
     event_id: UUID

@@ -32,7 +32,7 @@ from resolvers.request import Request, Rules
 from schema.errors import all_formatted
 from schema.root import schema
 from workers.intake import Intake
-from workers.queue import open_queue
+from workers.queue import queue_at
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        queue = await open_queue(redis_url)
+        queue = queue_at(redis_url)
         api.databases = Databases(
             viewer=connect(urls.viewer, pool_size=8, name="questlog viewer"),
             admin=connect(urls.admin, pool_size=4, name="questlog admin"),

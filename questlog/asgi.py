@@ -1,5 +1,6 @@
 """The API for an ASGI server (`uvicorn --factory questlog.asgi:app`), and the API process that `serve` starts."""
 
+import asyncio
 import socket
 import sys
 
@@ -7,6 +8,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from questlog import enter
+
+SECONDS_TO_LET_GO = 2
+SECONDS_TO_FINISH = 5
+SECONDS_OF_IDLENESS = 75  # longer than proxies keep a connection: who closes it first should be who sends
 
 
 def app() -> Starlette:
@@ -16,6 +21,19 @@ def app() -> Starlette:
     from questlog.settings import load
 
     return create_app(load())
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which closes no connection under somebody who is just sending."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer whoever is connected, or connects still, once more and let them go with that; then end."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        for _ in range(SECONDS_TO_LET_GO * 5):
+            await asyncio.sleep(0.2)
+            if not self.server_state.connections:
+                break
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -28,9 +46,10 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=10,
+        timeout_keep_alive=SECONDS_OF_IDLENESS,
+        timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
-    uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
+    Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 
 
 if __name__ == "__main__":

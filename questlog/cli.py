@@ -83,7 +83,7 @@ def work() -> None:
     async def working() -> None:
         from questlog.database import logins
         from questlog.reach import check_database, check_queue, check_tables
-        from workers.main import create_worker
+        from workers.main import create_worker, run
 
         # Whoever waits for an acknowledgement goes before figures, where both share a machine.
         os.nice(NICENESS)
@@ -96,9 +96,7 @@ def work() -> None:
         await check_queue(settings.redis_url)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await worker.async_run()
-            await worker.close()
+            await run(worker)
         except (RedisError, OSError) as error:
             raise SettingsError(f"Valkey is gone, and so is this worker: start it again ({error})") from None
 

@@ -28,7 +28,7 @@ from questlog.signin import TokenVerifier
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before something is started again
 SECONDS_TO_FORGET = 60  # something that ran this long gets the shortest pause again
 SECONDS_TO_START = 60
-SECONDS_TO_STOP = 20
+SECONDS_TO_STOP = 10
 
 
 class StartError(RuntimeError):
@@ -69,7 +69,7 @@ class Supervisor:
     """A whole installation: `async with Supervisor(settings) as running`, and then `await running.wait()`.
 
     Entering returns once the API answers, and raises SettingsError, EmbeddedError or StartError where it never will.
-    Leaving ends the API first, then the worker, then the embedded servers.
+    Leaving ends the API and the worker, who have ten seconds to finish what they have begun, then the embedded servers.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Supervisor:
         await self._start_all()
         await self._answering()
         self._stack.push_async_callback(self._stop_watching)
-        self._watches = [asyncio.create_task(_keep_running(part)) for part in self._parts()]
+        self._watches = [asyncio.create_task(keep_running(part)) for part in self._parts()]
 
     async def _with_servers(self, settings: Settings) -> Settings:
         if settings.names_database != (settings.redis_url is not None):
@@ -140,10 +140,15 @@ class Supervisor:
         ]
 
     async def _start_all(self) -> None:
-        for child in [self.worker, *self.apis]:
-            if child:
-                self._stack.push_async_callback(child.stop)
-                await child.start()
+        self._stack.push_async_callback(self._stop_all)
+        for child in self._children():
+            await child.start()
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(child.stop() for child in self._children()))
+
+    def _children(self) -> list[Child]:
+        return [*([self.worker] if self.worker else []), *self.apis]
 
     async def _answering(self) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
@@ -166,7 +171,7 @@ class Supervisor:
 
     def _parts(self) -> list[Part]:
         servers: list[Part] = [self.servers.valkey, self.servers.postgres] if self.servers else []
-        return [*servers, *([self.worker] if self.worker else []), *self.apis]
+        return [*servers, *self._children()]
 
     async def _stop_watching(self) -> None:
         for watch in self._watches:
@@ -190,7 +195,8 @@ async def prepare_database(settings: Settings, revision: str = "head") -> None:
         await migrate(known, revision, anonymize_after_days=settings.anonymize_after_days)
 
 
-async def _keep_running(part: Part) -> None:
+async def keep_running(part: Part) -> None:
+    """Start the part again whenever it ends, after growing pauses; goes on until cancelled."""
     pause = SHORTEST_PAUSE
     while True:
         began = time.monotonic()

@@ -20,8 +20,10 @@ from resolvers.errors import UnavailableError
 AnyRow = Row[Any]
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
-# A conflict with others that is over as soon as it is known, or a server that is going down or is full.
-PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
+SECONDS_FOR_POSTGRESQL = 10
+# Of SQLSTATE's codes and classes those that pass: a lost connection, a server that may not write, a conflict with
+# others, no room or connection left, a lock not got, a server going down or coming up, a disk that fails.
+PASSING = ("08", "25006", "40001", "40P01", "53", "55P03", "57", "58")
 
 
 @contextmanager
@@ -33,7 +35,8 @@ def database_needed() -> Iterator[None]:
     except (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise UnavailableError("the database is away: nothing was kept, try again") from error
     except DBAPIError as error:
-        if not (error.connection_invalidated or getattr(error.orig, "sqlstate", None) in PASSING):
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if not (error.connection_invalidated or sqlstate.startswith(PASSING)):
             raise
         raise UnavailableError("the database is away: nothing was kept, try again") from error
 
@@ -49,9 +52,9 @@ class Databases:
 
     @asynccontextmanager
     async def writing(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction by the login for intake, committed at the end, with so many seconds for all of it."""
+        """A transaction by the login for intake, committed at the end, with so many seconds for all of it, else ten."""
         with database_needed():
-            async with asyncio.timeout(seconds), self.intake.begin() as connection:
+            async with asyncio.timeout(seconds or SECONDS_FOR_POSTGRESQL), self.intake.begin() as connection:
                 yield connection
 
     async def kept_role(self, user_id: str) -> Role | None:
@@ -90,14 +93,16 @@ class Reader:
     _lost: UnavailableError | None = field(default=None, init=False)
 
     async def rows(self, statement: Executable) -> list[AnyRow]:
-        """All rows of a statement. Once the database went away it stays away for this request."""
+        """All rows of a statement, which PostgreSQL has ten seconds for. Once it went away it stays away for this
+        request."""
         async with self._turn:
             if self._lost:
                 raise self._lost
             try:
                 with database_needed():
-                    self._connection = self._connection or await self._open()
-                    return list((await self._connection.execute(statement)).all())
+                    async with asyncio.timeout(SECONDS_FOR_POSTGRESQL):
+                        self._connection = self._connection or await self._open()
+                        return list((await self._connection.execute(statement)).all())
             except UnavailableError as error:
                 self._lost = error
                 raise

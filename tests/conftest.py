@@ -17,6 +17,14 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Emb
         yield running
 
 
+@pytest.fixture(scope="session")
+async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
+    """PostgreSQL and Valkey that a test may stop and kill, if it starts them again."""
+    async with temporary_servers(tmp_path_factory.mktemp("own")) as running:
+        await prepare_template(running)
+        yield running
+
+
 @pytest.fixture(scope="module")
 async def platform(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
     """An installation for the tests of a module, who keep apart by the user ids that they choose."""

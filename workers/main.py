@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
-SECONDS_TO_FINISH = 8
+SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 30
+NO_LAST_TRY = 2**31
 BATCHES_AT_ONCE = 2
 BATCHES_BEHIND = 8  # as many waiting mean that storing needs the time that figures would take
 
@@ -43,15 +44,18 @@ def create_worker(
     # arq names each job's arguments at INFO, and ours are what people did.
     logging.getLogger("arq").setLevel(logging.WARNING)
     return Worker(
-        functions=[func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=2**31, keep_result=0)],
+        functions=[
+            func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            func(leave_to_others, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+        ],
         cron_jobs=[
-            cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
-            cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
+            cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
         ],
         redis_settings=RedisSettings.from_dsn(redis_url),
         job_serializer=msgspec.msgpack.encode,
-        job_deserializer=msgspec.msgpack.decode,
+        job_deserializer=_read_job,
         poll_delay=0.05,
         max_jobs=BATCHES_AT_ONCE + 2,
         handle_signals=handle_signals,
@@ -66,6 +70,19 @@ def create_worker(
         on_startup=_show_life,
         on_shutdown=_disconnect,
     )
+
+
+async def run(worker: Worker) -> None:
+    """Work until a signal. Raises RedisError or OSError once Valkey is away, and leaves nothing running."""
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await worker.async_run()
+        await worker.close()
+    finally:
+        left = [*worker.tasks.values(), *worker.job_tasks.values(), *filter(None, [worker.ctx.get("life")])]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
@@ -86,6 +103,39 @@ async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
         logger.warning("a batch could not be stored, and is tried again in %d s: %s", pause, _kind(error))
         await _tell(ctx, "a batch could not be stored", error)
         raise Retry(defer=pause) from error
+
+
+async def leave_to_others(ctx: dict[str, Any]) -> None:
+    """Keep a job of which this worker knows nothing for one that does, most likely of a newer version."""
+    logger.warning("job %s is of no kind that this worker knows: left to others for %d s", ctx["job_id"], LONGEST_PAUSE)
+    raise Retry(defer=LONGEST_PAUSE)
+
+
+def _read_job(job: bytes) -> dict[str, Any]:
+    """A job as arq wants it. One that cannot be read, or names another function, arq would drop.
+
+    What a timetable of another version put into the queue it may: the next turn brings another.
+    """
+    try:
+        read = msgspec.msgpack.decode(job, type=_Job)
+    except msgspec.MsgspecError:
+        read = _Job("")
+    match read:
+        case _Job(f=store_batch.__name__, a=(bytes(),)) if not read.k:
+            pass
+        case _ if not read.f.startswith("cron:"):
+            read = _Job(leave_to_others.__name__)
+    return msgspec.structs.asdict(read)
+
+
+class _Job(msgspec.Struct):
+    """What arq keeps of a job: function, arguments, number of tries, and when it was put into the queue."""
+
+    f: str
+    a: tuple[Any, ...] = ()
+    k: dict[str, Any] = {}
+    t: int | None = None
+    et: int = 0
 
 
 async def roll_up_all(ctx: dict[str, Any]) -> None:
@@ -137,14 +187,21 @@ async def _postpone(ctx: dict[str, Any]) -> None:
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:
     """Forget which batches are stored, once the queue cannot hand them out again."""
-    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-        await sweep(connection, ctx["redis"])
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            await sweep(connection, ctx["redis"])
+    except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
+        logger.warning("stored batches could not be forgotten, and are with the next minute: %s", _kind(error))
 
 
 async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
     """Make the weekly partitions that are missing."""
-    async with _engine(ctx).begin() as connection:
-        await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+    try:
+        async with _engine(ctx).begin() as connection:
+            await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
+    except Exception as error:
+        logger.warning("partitions could not be made, and are tried again in %d s: %s", LONGEST_PAUSE, _kind(error))
+        raise Retry(defer=LONGEST_PAUSE) from error
 
 
 async def _show_life(ctx: dict[str, Any]) -> None:

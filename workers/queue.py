@@ -6,12 +6,14 @@ from datetime import timedelta
 from uuid import uuid4
 
 import msgspec
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.connections import ArqRedis
 from arq.constants import default_queue_name, job_key_prefix
 from arq.jobs import serialize_job
+from redis.asyncio import ConnectionPool
 
 from models.event import TrackedEvent
 
+SECONDS_TO_CONNECT = 1
 KEPT_FOR = timedelta(days=30)
 ACCEPTED = "questlog:accepted"  # events that the queue ever took
 WAITING = "questlog:waiting"  # of each batch that is not stored yet: how many events, and since when
@@ -28,13 +30,20 @@ class QueueFullError(ConnectionError):
     """The queue holds as much as it may."""
 
 
-async def open_queue(redis_url: str) -> ArqRedis:
-    """arq's queue in Valkey, in a format that cannot carry code."""
-    return await create_pool(
-        RedisSettings.from_dsn(redis_url),
+def queue_at(redis_url: str) -> ArqRedis:
+    """arq's queue in Valkey, in a format that cannot carry code; nothing is opened until it is used."""
+    return ArqRedis(
+        ConnectionPool.from_url(redis_url, socket_connect_timeout=SECONDS_TO_CONNECT),
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=msgspec.msgpack.decode,
     )
+
+
+async def open_queue(redis_url: str) -> ArqRedis:
+    """The same, once it has answered; raises RedisError or OSError where it does not."""
+    queue = queue_at(redis_url)
+    await queue.ping()
+    return queue
 
 
 async def enqueue(queue: ArqRedis, batches: Sequence[Sequence[TrackedEvent]]) -> None:

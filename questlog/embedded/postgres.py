@@ -117,7 +117,7 @@ class PostgresServer(Server):
         except asyncpg.InvalidPasswordError as error:
             passwords = self.house.home / "passwords.json"
             raise EmbeddedError(f"{passwords} is not what {self.data} was made with: put it back") from error
-        except (asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError, OSError, TimeoutError):
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return False
         await connection.close()
         return True

@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError
-from redis.exceptions import ConnectionError as NotConnected
+from redis.exceptions import RedisError
 
 from questlog import private
 from questlog.embedded.binaries import readable
@@ -55,7 +54,7 @@ class ValkeyServer(Server):
         client = Redis.from_url(self.url)
         try:
             return bool(await client.ping())
-        except (BusyLoadingError, NotConnected, OSError):
+        except (RedisError, OSError):
             return False
         finally:
             await client.aclose()

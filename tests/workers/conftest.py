@@ -6,7 +6,7 @@ import pytest
 
 from models.base import connect
 from questlog.embedded import EmbeddedServers
-from tests.platform import Platform, new_api, prepare_template, temporary_servers
+from tests.platform import Platform, new_api
 from tests.workers.storing import Storing
 
 
@@ -23,11 +23,3 @@ async def storing(idle: Platform) -> AsyncIterator[Storing]:
     engine = connect(idle.logins.worker, pool_size=12)
     yield Storing(engine, idle.superuser)
     await engine.dispose()
-
-
-@pytest.fixture(scope="session")
-async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
-    """PostgreSQL and Valkey that a test may stop and kill, if it starts them again."""
-    async with temporary_servers(tmp_path_factory.mktemp("own")) as running:
-        await prepare_template(running)
-        yield running
