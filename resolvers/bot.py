@@ -10,5 +10,6 @@ _detector = CrawlerDetect()
 
 @lru_cache(MOST_REMEMBERED)
 def is_bot(user_agent: str) -> bool:
-    """Whether CrawlerDetect's list names this user agent: crawlers, headless browsers and HTTP libraries."""
-    return bool(_detector.isCrawler(user_agent))
+    """Whether CrawlerDetect's list names this user agent (crawlers, headless browsers, HTTP libraries), or it names a
+    web address, as crawlers do for those who wonder, and browsers don't."""
+    return "://" in user_agent or bool(_detector.isCrawler(user_agent))
