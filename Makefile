@@ -4,7 +4,7 @@ RUN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint
+.PHONY: help demo test test-all bench soak lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,9 @@ test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: 
 
 bench: .venv/questlog.stamp ## how fast it is
 	@exec $(RUN)/python -m tests.bench.live
+
+soak: .venv/questlog.stamp ## half an hour of load, or SOAK_MINUTES, and what grew meanwhile
+	@exec $(RUN)/python -m tests.bench.soak
 
 lint: .venv/questlog.stamp ## style, types, and the order of the rooms
 	$(RUN)/ruff check .
