@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
@@ -94,7 +94,7 @@ def histories(lines: Iterable[Line], later: timedelta) -> dict[UUID, History]:
     return {device: History(str(device), "UTC", known, of_device) for device, of_device in events.items()}
 
 
-def unique_users(histories: Iterable[History], days: Sequence[date]) -> dict[str, int]:
+def unique_users(histories: Iterable[History], days: Collection[date]) -> dict[str, int]:
     """Of each path, how many distinct subjects saw it on these UTC days."""
     seen: defaultdict[str, set[str]] = defaultdict(set)
     for history in histories:

@@ -48,7 +48,7 @@ GROWING = {
 }  # fmt: skip
 """Tables that hold what happened, or figures of each day: more load, more rows."""
 # What may differ between two thirds of a run that is at rest: how much of the value, and how many MiB or rows.
-MEMORY, FILES, ROWS = (0.05, 4), (0.25, 16), (0.5, 3000)
+MEMORY, FILES, ROWS = (0.05, 4), (0.25, 16), (0.25, 500)
 
 TABLES = """
 SELECT coalesce(parent.relname, t.relname) AS name, sum(pg_total_relation_size(t.oid)) AS bytes
@@ -175,21 +175,23 @@ class Watch:
     def _servers(self) -> Any:
         return self.running.servers
 
-    def grown(self) -> list[str]:
-        """What is higher in the last third than it was in the second, and must not be, in words."""
-        return [
-            f"{what}: up to {before:,.1f} in the second third, and {after:,.1f} in the last"
-            for what, (before, after) in self.thirds().items()
-            if what.removeprefix("table: ") not in GROWING and after > allowed(what, before)
-        ]
 
-    def thirds(self) -> dict[str, tuple[float, float]]:
-        """The highest values of the second and of the last third."""
-        found = {}
-        for what, values in self.samples.items():
-            third = max(len(values) // 3, 1)
-            found[what] = (max(values[third : 2 * third] or values), max(values[2 * third :] or values))
-        return found
+def grown(samples: Mapping[str, Sequence[float]]) -> list[str]:
+    """What is higher in the last third than it was in the second, and must not be, in words."""
+    return [
+        f"{what}: up to {before:,.1f} in the second third, and {after:,.1f} in the last"
+        for what, (before, after) in thirds(samples).items()
+        if what.removeprefix("table: ") not in GROWING and after > allowed(what, before)
+    ]
+
+
+def thirds(samples: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """The highest values of the second and of the last third."""
+    found = {}
+    for what, values in samples.items():
+        third = len(values) // 3
+        found[what] = max(values[third : 2 * third]), max(values[2 * third :])
+    return found
 
 
 def allowed(what: str, before: float) -> float:
@@ -289,12 +291,12 @@ async def watched(
 def verdict(watch: Watch, load: Load) -> bool:
     """Print what everything came to, and say whether nothing grew that must not."""
     print(f"\n{'highest of':44}{'second third':>14}{'last third':>14}")
-    for what, (before, after) in sorted(watch.thirds().items()):
+    for what, (before, after) in sorted(thirds(watch.samples).items()):
         print(f"{what:44}{before:>14,.1f}{after:>14,.1f}")
     print(f"\n{load.sent:,} events were accepted, {load.refused:,} refused, in {MINUTES} minutes.")
-    grown = watch.grown()
-    print("\n".join(["Grown:", *grown]) if grown else "Nothing grew that must not.")
-    return not grown and not load.refused
+    wrong = grown(watch.samples)
+    print("\n".join(["Grown:", *wrong]) if wrong else "Nothing grew that must not.")
+    return not wrong and not load.refused
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tests import recomputation
 from tests.leaks import DOMAIN, EMAILS, INTERFACE, dump, files_of, leaks, planted_events
 from tests.platform import BROWSER, TRACK, UPSERT, Answer, until
 from tests.questlog.test_serve import Installation, serving
-from tests.weblog import Line, histories, read, until_yesterday, user_agents
+from tests.weblog import Line, histories, read, unique_users, until_yesterday, user_agents
 
 ONE = "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { accepted userErrors { field code } } }"
 WAITING = "{ intake { waiting setAside } }"
@@ -257,6 +257,8 @@ def test_the_log_holds_what_its_source_says() -> None:
     people = [line for line in pages if not is_bot(line.user_agent)]
     assert (len(lines), len(pages), len(people)) == (7421, 2227, 1261)
     assert (len({line.device_id for line in pages}), len({line.device_id for line in people})) == (883, 702)
+    days = {line.at.date() for line in lines}
+    assert unique_users(histories(pages, timedelta(0)).values(), days)["/projects/xdotool"] == 130
 
 
 def recomputed(replay: Replay) -> dict[UUID, list[Answer]]:
