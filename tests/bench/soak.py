@@ -39,6 +39,7 @@ MINUTES = int(os.environ.get("SOAK_MINUTES", "30"))
 RATE = int(os.environ.get("SOAK_RATE", "500"))
 BATCH = 20
 PEOPLE = 3000
+SPOKEN_FOR, STRANGER, LOOKS = 0, 1, 2  # which of ten people
 MOST_UNDER_WAY = 64
 SAMPLE_SECONDS = 10
 MIB = 2**20
@@ -50,6 +51,12 @@ GROWING = {
 # What may differ between two thirds of a run that is at rest: how much of the value, and how many MiB or rows.
 MEMORY, FILES, ROWS = (0.05, 4), (0.25, 16), (0.25, 500)
 
+ASKED = """
+query ($id: ID!) {
+  journey(userId: $id) { currentStreak totalXp totalQuestsStarted }
+  engagement(userId: $id, days: 30) { activeDays timeOnPlatformHours }
+}
+"""
 TABLES = """
 SELECT coalesce(parent.relname, t.relname) AS name, sum(pg_total_relation_size(t.oid)) AS bytes
 FROM pg_class t LEFT JOIN pg_inherits i ON i.inhrelid = t.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
@@ -59,7 +66,8 @@ WHERE t.relkind = 'r' AND t.relnamespace = 'public'::regnamespace GROUP BY 1
 
 @dataclass
 class Load:
-    """People who come back again and again: most with a token, some without, some through the platform's server."""
+    """People who come back again and again: most with a token, of whom some look at their figures; some without; and
+    some through the platform's server."""
 
     http: httpx.AsyncClient
     url: str
@@ -85,19 +93,28 @@ class Load:
         device = str(uuid5(NAMESPACE_OID, str(person)))
         headers: dict[str, str] = {}
         more: dict[str, Any] = {"deviceId": device}
-        if person % 10 == 0:
+        if person % 10 == SPOKEN_FOR:
             headers = {"authorization": f"Bearer {self.service}"}
             more |= {"userId": name(person), "client": {"userAgent": BROWSER, "ipAddress": f"203.0.113.{person % 256}"}}
-        elif person % 10 > 1:
+        elif person % 10 != STRANGER:
             headers = {"authorization": f"Bearer {self.tokens[person]}"}
-        body = {"query": TRACK, "variables": {"events": [event | more for event in happenings(self._chance)]}}
+        events = [event | more for event in happenings(self._chance)]
         try:
-            answer = (await self.http.post(self.url, json=body, headers=headers)).json()
-            self.sent += answer["data"]["trackEvents"]["accepted"]
-            self.refused += answer["data"]["trackEvents"]["rejected"]
-        except (httpx.TransportError, KeyError, TypeError) as error:
+            sent = (await self._ask(TRACK, headers, events=events))["trackEvents"]
+            self.sent += sent["accepted"]
+            self.refused += sent["rejected"]
+            if person % 10 == LOOKS:
+                await self._ask(ASKED, headers, id=name(person))
+        except (httpx.TransportError, ValueError, RuntimeError) as error:
             print(f"a request went wrong: {error!r}", file=sys.stderr)
             self.refused += BATCH
+
+    async def _ask(self, query: str, headers: dict[str, str], **variables: Any) -> Any:
+        body = {"query": query, "variables": variables}
+        answer = (await self.http.post(self.url, json=body, headers=headers)).json()
+        if "errors" in answer:
+            raise RuntimeError(answer["errors"])
+        return answer["data"]
 
 
 def name(person: int) -> str:
