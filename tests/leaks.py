@@ -24,6 +24,7 @@ EMAILS = (
     f"{LOCAL}%2540{DOMAIN}",
     f"{LOCAL}@{DOMAIN}%2Csecond.{LOCAL}@{DOMAIN}",
 )
+_NUMBERS = re.compile(rb"\d[\d.]{6,}(?:/24)?")
 _FOUR_NUMBERS = re.compile(rb"(?=(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(/24)?)")
 
 
@@ -58,7 +59,7 @@ def planted_events() -> Iterator[dict[str, Any]]:
 def leaks(content: bytes, ip_addresses: Collection[bytes]) -> set[bytes]:
     """What of all this stands in the content; `ip_addresses` are IPv4, and one cut to /24 is none of them."""
     found = set()
-    for match in _FOUR_NUMBERS.finditer(content):
+    for match in (four for run in _NUMBERS.finditer(content) for four in _FOUR_NUMBERS.finditer(run[0])):
         address, is_cut = match.groups()
         # Whatever byte comes next in a file may look like one more digit.
         ends = range(address.rindex(b".") + 2, len(address) + 1)
