@@ -154,6 +154,7 @@ class Watch:
             **{f"memory: {part}": size for part, size in self._memory()},
             **await self._of_valkey(),
             **await self._of_tables(),
+            "files: WAL": of_files((self._servers().postgres.data / "pg_wal").iterdir()),
             "files: logs": of_files(self.running.settings.home.glob("*.log")),
         }
         for what, value in now.items():
