@@ -6,7 +6,7 @@ FIRST ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos bench lint
+.PHONY: help demo test test-all chaos bench soak lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ chaos: .venv/questlog.stamp ## servers killed, stopped and slowed at random unde
 
 bench: .venv/questlog.stamp ## how fast it is (needs wrk)
 	@exec $(RUN)/python -m tests.bench
+
+soak: .venv/questlog.stamp ## half an hour of load, or SOAK_MINUTES, and what grew meanwhile
+	@exec $(RUN)/python -m tests.bench.soak
 
 lint: .venv/questlog.stamp ## style, types, and the order of the rooms
 	$(RUN)/ruff check .

@@ -3,7 +3,8 @@
 import re
 
 # A local part is looked for only where one can begin: a long word without an @ is then read once, not once a letter.
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+")
+# As addresses stand in URLs too, signs may be percent-encoded; of those that touch, none is left because of the other.
+_EMAIL = re.compile(r"(?<![\w.+'%-])(?:[\w.+'%-]+(?:@|%(?:25)*40)[\w-]+(?:(?:\.|%(?:25)*2E)[\w-]+)+)+", re.IGNORECASE)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 LONGEST_PATH = 512
@@ -25,12 +26,12 @@ def is_storable(value: object, levels: int = DEEPEST) -> bool:
 
 def may_need_cleaning(json: bytes) -> bool:
     """Whether text in this JSON may hold an e-mail address or NUL: a look at all of it instead of at each string."""
-    return b"@" in json or b"%40" in json or b"\\u0000" in json
+    return b"@" in json or b"%" in json or b"\\u0000" in json
 
 
 def mask_emails(text: str) -> str:
     """The text with every e-mail address as `[email]`."""
-    return _EMAIL.sub("[email]", text) if "@" in text or "%40" in text else text
+    return _EMAIL.sub("[email]", text) if "@" in text or "%" in text else text
 
 
 def page_path(sent: str) -> str:

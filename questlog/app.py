@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from strawberry.http import GraphQLHTTPResponse
 from strawberry.types import ExecutionResult
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/readyz", api.ready),
         ],
         middleware=[
+            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,

@@ -45,6 +45,7 @@ def main() -> None:
         lifespan="on",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # the app reads them, as QUESTLOG_TRUSTED_PROXIES says
         server_header=False,
         timeout_keep_alive=SECONDS_OF_IDLENESS,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,

@@ -1,4 +1,4 @@
-"""How much a request may send: refused before it is read further, and before anything is done with it."""
+"""How much a request may send: what is more is refused before anything is done with it."""
 
 from collections.abc import AsyncIterator
 
@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 2**20
+MOST_DISCARDED = 2**24
 REFUSAL = {
     "errors": [
         {"message": f"the body has more than {MOST_BYTES} bytes: send less", "extensions": {"code": "BAD_USER_INPUT"}}
@@ -28,6 +29,7 @@ class BodyLimit:
         length = Headers(scope=scope).get("content-length", "0")
         body: bytes | None = b""
         if length.isdecimal() and int(length) > MOST_BYTES:
+            await _discard(receive, 0)
             body = None
         elif scope["method"] == "POST":
             body = await _read(receive)
@@ -41,7 +43,7 @@ class BodyLimit:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, or None as soon as it is too long."""
+    """The whole body, or None where it is too long."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -51,9 +53,20 @@ async def _read(receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MOST_BYTES:
+            if message.get("more_body"):
+                await _discard(receive, size)
             return None
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def _discard(receive: Receive, size: int) -> None:
+    """Read on without keeping it, up to 16 MiB: whoever is still sending when the connection ends hears no answer."""
+    while size <= MOST_DISCARDED:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 async def _once_then(first: Message, receive: Receive) -> AsyncIterator[Message]:

@@ -1,5 +1,6 @@
 """Every setting of an installation, read from environment variables that begin with QUESTLOG_."""
 
+import ipaddress
 import os
 import re
 import secrets
@@ -41,7 +42,16 @@ def _is_origin(origin: str) -> str:
     return origin
 
 
+def _is_network(address: str) -> str:
+    try:
+        ipaddress.ip_network(address)
+    except ValueError:
+        raise ValueError(f"{address} is neither an address nor a network, such as 10.0.0.1 or 10.0.0.0/8") from None
+    return address
+
+
 Origin = Annotated[str, AfterValidator(_is_origin)]
+Network = Annotated[str, AfterValidator(_is_network)]
 DatabaseUrl = Annotated[str, _begins_with("postgresql", "postgres")]
 RedisUrl = Annotated[str, _begins_with("redis", "rediss", "unix")]
 
@@ -113,8 +123,13 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         (), description="origins, such as https://learn.example.org, whose pages may ask; none: those of no other host"
     )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="proxies before the API, by address or network, whose X-Forwarded-For and X-Forwarded-Proto tell "
+        "who asks; none: who connects, asks",
+    )
 
-    @field_validator("jwt_role_claims", "cors_origins", mode="before")
+    @field_validator("jwt_role_claims", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, claims: object) -> object:
         if isinstance(claims, str):

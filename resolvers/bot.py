@@ -5,10 +5,16 @@ from functools import lru_cache
 from crawlerdetect import CrawlerDetect
 
 MOST_REMEMBERED = 10_000
+LONGEST = 512
 _detector = CrawlerDetect()
 
 
-@lru_cache(MOST_REMEMBERED)
 def is_bot(user_agent: str) -> bool:
-    """Whether CrawlerDetect's list names this user agent: crawlers, headless browsers and HTTP libraries."""
-    return bool(_detector.isCrawler(user_agent))
+    """Whether CrawlerDetect's list names this user agent (crawlers, headless browsers, HTTP libraries), or it names a
+    web address, as crawlers do for those who wonder, and browsers don't."""
+    return _is_bot(user_agent[:LONGEST])
+
+
+@lru_cache(MOST_REMEMBERED)
+def _is_bot(user_agent: str) -> bool:
+    return "://" in user_agent or bool(_detector.isCrawler(user_agent))

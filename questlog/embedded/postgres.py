@@ -33,6 +33,7 @@ class PostgresServer(Server):
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_destination": "stderr",
+        "log_error_verbosity": "terse",  # details quote rows, and those are what people did
     }
 
     def __init__(self, house: House, superuser_password: str, owner_password: str) -> None:

@@ -79,6 +79,13 @@ def test_storable_text_is_utf_8_without_nul(text: str) -> None:
         ("100%40", "100%40"),
         ("a@b.de\nc@d.de", "[email]\n[email]"),
         ("pat@example.com.", "[email]."),
+        ("of 'pat@example.com'", "of [email]'"),
+        ("o'neill@example.com", "[email]"),
+        ("pat%2Bx%40mail%2eexample", "[email]"),
+        ("/then?to=pat%2540example.com", "/then?to=[email]"),
+        ("pat@example.com+sam@example.com", "[email]"),
+        ("pat%40example.com%2Csam%40example.com", "[email]"),
+        ("80%40 of 100%", "80%40 of 100%"),
     ],
 )
 def test_email_addresses_are_masked(text: str, masked: str) -> None:
@@ -102,7 +109,18 @@ def test_masking_again_changes_nothing(text: str) -> None:
     assert mask_emails(once) == once
 
 
-@pytest.mark.parametrize("text", ["a" * 200_000 + "@", "a." * 100_000, "@" * 200_000, "a@" * 100_000, "a@b." * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000 + "@",
+        "a." * 100_000,
+        "@" * 200_000,
+        "a@" * 100_000,
+        "a@b." * 50_000,
+        "%40" * 70_000,
+        "'a" * 100_000,
+    ],
+)
 def test_masking_takes_no_longer_than_the_text(text: str) -> None:
     started = time.process_time()
     mask_emails(text)

@@ -129,6 +129,20 @@ async def test_valkey_is_durable_and_hears_no_network(shared: EmbeddedServers, s
     await valkey.aclose()
 
 
+async def test_what_came_and_went_does_not_stay_in_valkeys_file(shared: EmbeddedServers) -> None:
+    folder = shared.valkey.data / "appendonlydir"
+
+    def mebibytes() -> float:
+        return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+
+    valkey = Redis.from_url(shared.redis_url)
+    for _ in range(70):
+        await valkey.set("batch", b"x" * 2**20)
+        await valkey.delete("batch")
+    await valkey.aclose()
+    wait_until(lambda: mebibytes() < 64, seconds=60)
+
+
 async def test_nobody_comes_in_without_the_password(shared: EmbeddedServers) -> None:
     sockets = str(shared.postgres.house.sockets)
     for user in ("questlog", "postgres"):

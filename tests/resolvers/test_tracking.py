@@ -21,7 +21,7 @@ from models.viewer import Role, Viewer
 from questlog.app import Api, create_app
 from resolvers.request import Request
 from resolvers.tracking import EventDraft, RefusedEvent, track
-from tests.platform import SERVICE, TRACK, Answer, Asker, Platform, browser
+from tests.platform import BROWSER, SERVICE, TRACK, Answer, Asker, Platform, browser
 
 TAXONOMY: Answer = json.loads((Path(__file__).parents[1] / "taxonomy.json").read_text())
 ADMIN: Asker = (Role.ADMIN, "root")
@@ -380,6 +380,14 @@ async def test_long_texts_are_cut_before_the_event_is_measured(platform: Platfor
     long = event("javascriptError", {"message": "m" * 50_000, "stack": "s" * 50_000})
     assert (await platform.track([long], (Role.STUDENT, "cut")))["accepted"] == 1
     assert (await kept(platform, "cut"))[long["eventId"]]["data"] == {"message": "m" * 2000, "stack": "s" * 4000}
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_an_event_has_at_most_8_kib_as_it_is_kept(platform: Platform, over: int) -> None:
+    around = len(orjson.dumps([{"questId": "q"}, "/", "", None, BROWSER]))
+    sent = event(page={"path": "/", "title": "t" * (8192 - around + over)})
+    answer = await platform.track([sent], (Role.STUDENT, "large"))
+    assert [error["code"] for error in answer["userErrors"]] == ["TOO_LARGE"] * over
 
 
 def at_this_moment(platform: Platform, viewer: Viewer) -> Request:
