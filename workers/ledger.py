@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +18,7 @@ from models.ledger import (
     forget_batches,
     number_set_aside,
     set_aside,
+    stored_among,
     stored_batches,
     take_set_aside,
 )
@@ -24,6 +26,7 @@ from workers.event import Stored, store
 from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event
 
 SECONDS_ALIVE = 10
+BATCHES_AT_ONCE = 5000  # of which the queue and the database are asked together
 # Of SQLSTATE's classes those that tell of a value: data exception, integrity violation, program limit.
 OF_THE_EVENT = ("22", "23", "54")
 
@@ -106,34 +109,49 @@ async def ledger(connection: AsyncConnection, queue: ArqRedis) -> Ledger:
     """The ledger as it stands. Raises what PostgreSQL or Valkey raises where it is away."""
     counted = await counts(connection)
     aside = await number_set_aside(connection)
-    stored = {batch_id.encode() for batch_id in await stored_batches(connection)}
+    events, oldest = await _waiting(connection, queue)
     now = time.time()
     async with queue.pipeline(transaction=True) as reading:
         reading.get(ACCEPTED)
-        reading.hgetall(WAITING)
         reading.zcount(WORKERS, now - SECONDS_ALIVE, "+inf")
         reading.get(LAST_ERROR)
-        accepted, batches, workers, last_error = await reading.execute()
-    waiting = [each.split() for batch_id, each in batches.items() if batch_id not in stored]
+        accepted, workers, last_error = await reading.execute()
     return Ledger(
         counted.accepted + int(accepted or 0),
         counted.stored,
         counted.duplicate,
         counted.withdrawn,
-        sum(int(events) for events, _ in waiting),
+        events,
         aside,
-        now - min(float(since) for _, since in waiting) if waiting else None,
+        now - oldest if oldest else None,
         workers,
         last_error.decode() if last_error else None,
     )
 
 
-async def sweep(connection: AsyncConnection, queue: ArqRedis) -> None:
-    """Forget the stored batches that the queue cannot hand out any more."""
-    batch_ids = await stored_batches(connection)
+async def _waiting(connection: AsyncConnection, queue: ArqRedis) -> tuple[int, float | None]:
+    """How many events wait, and since when the oldest, read in parts: millions of batches may."""
+    events, oldest, cursor = 0, None, -1
+    while cursor:
+        cursor, batches = await queue.hscan(WAITING, max(cursor, 0), count=BATCHES_AT_ONCE)
+        stored = {each.encode() for each in await stored_among(connection, [each.decode() for each in batches])}
+        for batch_id, told in batches.items():
+            if batch_id not in stored:
+                number, since = told.split()
+                events += int(number)
+                oldest = min(oldest or float("inf"), float(since))
+    return events, oldest
+
+
+async def sweep(connection: AsyncConnection, queue: ArqRedis, after: str = "") -> str | None:
+    """Forget which of some stored batches the queue cannot hand out any more: of those that come next after this id.
+
+    Gives the last of their ids, and None where there were none left.
+    """
+    batch_ids = await stored_batches(connection, after, BATCHES_AT_ONCE)
     async with queue.pipeline(transaction=False) as reading:
         for batch_id in batch_ids:
-            reading.exists(f"arq:job:{batch_id}")
+            reading.exists(job_key_prefix + batch_id)
         there = await reading.execute()
     gone = [batch_id for batch_id, exists in zip(batch_ids, there, strict=True) if not exists]
     if gone:
@@ -141,3 +159,4 @@ async def sweep(connection: AsyncConnection, queue: ArqRedis) -> None:
             forgetting.hdel(WAITING, *gone)
             await forgetting.execute()
         await forget_batches(connection, gone)
+    return batch_ids[-1] if batch_ids else None

@@ -137,8 +137,11 @@ async def _postpone(ctx: dict[str, Any]) -> None:
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:
     """Forget which batches are stored, once the queue cannot hand them out again."""
-    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-        await sweep(connection, ctx["redis"])
+    last: str | None = ""
+    async with asyncio.timeout(SECONDS_OF_OURS):
+        while last is not None:
+            async with _engine(ctx).begin() as connection:
+                last = await sweep(connection, ctx["redis"], after=last)
 
 
 async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
