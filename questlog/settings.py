@@ -114,6 +114,10 @@ class Settings(BaseSettings):
         (), description="origins, such as https://learn.example.org, whose pages may ask; none: those of no other host"
     )
 
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged; info has a line for each request"
+    )
+
     @field_validator("jwt_role_claims", "cors_origins", mode="before")
     @classmethod
     def _split(cls, claims: object) -> object:

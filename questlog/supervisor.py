@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from questlog.process import end, ended, spawn
 from questlog.reach import check_database, check_queue
 from questlog.settings import PREFIX, Settings, SettingsError, with_secret
 from questlog.signin import TokenVerifier
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before something is started again
 SECONDS_TO_FORGET = 60  # something that ran this long gets the shortest pause again
@@ -132,10 +135,10 @@ class Supervisor:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         environ |= self.settings.environ()
         if self._with_worker:
-            self.worker = Child("the worker", ["questlog", "work"], environ)
+            self.worker = Child("worker", ["questlog", "work"], environ)
         self.apis = [
-            Child("the API", ["questlog.asgi", str(listener.fileno())], environ, [listener.fileno()])
-            for _ in range(self._api_processes)
+            Child(f"api-{number}", ["questlog.asgi", str(listener.fileno())], environ, [listener.fileno()])
+            for number in range(1, self._api_processes + 1)
         ]
 
     async def _start_all(self) -> None:
@@ -195,7 +198,7 @@ async def _keep_running(part: Part) -> None:
         began = time.monotonic()
         if part.process:
             status = await ended(part.process)
-            _say(f"{part.name} ended with status {status} and is started again")
+            logger.warning("%s ended with status %d and is started again", part.name, status)
         if time.monotonic() - began > SECONDS_TO_FORGET:
             pause = SHORTEST_PAUSE
         await asyncio.sleep(pause)
@@ -203,11 +206,7 @@ async def _keep_running(part: Part) -> None:
         try:
             await part.start()
         except (EmbeddedError, OSError) as error:
-            _say(str(error))
-
-
-def _say(line: str) -> None:
-    print(f"questlog: {line}", file=sys.stderr, flush=True)
+            logger.warning("%s does not start, and is tried again: %s", part.name, error)
 
 
 def _check_exposure(settings: Settings, host: str) -> None:

@@ -112,7 +112,13 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     else:
         with suppress(UnavailableError):
             await request.databases.welcome(request.viewer)
+    _count(request, kept, refused)
     return Taken(len(kept), refused, request.now)
+
+
+def _count(request: Request, kept: Sequence[TrackedEvent], refused: Sequence[RefusedEvent]) -> None:
+    request.accepted += len(kept)
+    request.refused += len(refused)
 
 
 def _senders(request: Request, drafts: Sequence[EventDraft]) -> Iterator[tuple[str, str]]:

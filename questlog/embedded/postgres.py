@@ -33,6 +33,7 @@ class PostgresServer(Server):
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_destination": "stderr",
+        "log_error_verbosity": "terse",  # details tell what rows hold
     }
 
     def __init__(self, house: House, superuser_password: str, owner_password: str) -> None:

@@ -50,7 +50,7 @@ class Installation:
                 env=environ(home, **settings),
                 output=output,
             )
-        wait_until(lambda: self.output.read_text().endswith("\n"), seconds=60)
+        wait_until(lambda: "(Ctrl-C to stop)\n" in self.output.read_text(), seconds=60)
         self.ready = self.output.read_text()
         self.url = next((word for word in self.ready.split() if word.startswith("http")), "")
 
