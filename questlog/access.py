@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+from prometheus_client import Histogram
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +17,13 @@ from resolvers.request import Request
 from schema.errors import Error, masked
 
 logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = Histogram(
+    "questlog_request_seconds",
+    "Requests, and how long each took, by path, status and role.",
+    ["path", "status", "role"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
 
 HEADER = b"x-request-id"
 PROBES = ("/healthz", "/readyz")
@@ -79,10 +87,12 @@ def _sent_id(scope: Scope) -> str | None:
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
-    """Write the request's line, but for a probe that found everything well. Path and method are the
+    """Count the request and write its line, but for a probe that found everything well. Path and method are the
     client's text, and are named where they are ours."""
     path = scope["path"] if scope["path"] in PATHS else "other"
     request: Request | None = scope.get("questlog.request")
+    role = request.viewer.role.value if request else ""
+    REQUEST_SECONDS.labels(path, str(status), role).observe(seconds)
     if path in PROBES and status == HTTPStatus.OK:
         return
     line: dict[str, Any] = {
@@ -92,7 +102,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         "ms": round(1000 * seconds, 2),
     }
     if request:
-        line |= {"role": request.viewer.role.value, "accepted": request.accepted, "refused": request.refused}
+        line |= {"role": role, "accepted": request.accepted, "refused": request.refused}
     if codes := scope.get("questlog.codes"):
         line["errors"] = codes
     logger.info("request", extra=line)

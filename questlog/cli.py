@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -83,6 +84,7 @@ def work() -> None:
 
     async def working() -> None:
         from questlog.database import logins
+        from questlog.metrics import metrics_served
         from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker
 
@@ -96,9 +98,10 @@ def work() -> None:
         configure("worker", settings.log_level)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await worker.async_run()
-            await worker.close()
+            async with metrics_served(settings, lambda: {"worker": os.getpid()}):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await worker.async_run()
+                await worker.close()
         except (RedisError, OSError):
             logger.exception("Valkey is gone, and so is this worker: start it again")
             raise typer.Exit(1) from None

@@ -23,6 +23,7 @@ from models.ledger import (
     take_set_aside,
 )
 from workers.event import Stored, store
+from workers.metrics import EVENTS_JUDGED
 from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event
 
 SECONDS_ALIVE = 10
@@ -50,22 +51,38 @@ class Ledger(NamedTuple):
         return self.accepted == self.stored + self.duplicate + self.withdrawn + self.waiting + self.set_aside
 
 
+class Judged(NamedTuple):
+    """What became of a batch: numbers of events."""
+
+    stored: int
+    duplicate: int
+    withdrawn: int
+    set_aside: int
+
+
 async def store_counted(
     connection: AsyncConnection,
     batch: Sequence[TrackedEvent],
     *,
     anonymize_after_days: int,
     batch_id: str | None = None,
-) -> None:
+) -> Judged:
     """Store the batch and count it, in the connection's transaction; an event that cannot be stored is set aside.
 
     `batch_id` is the queue's, by which a batch that it hands out twice is counted once; None is for a batch that was
     never there. Raises what the database raises where no event is at fault.
     """
     if batch_id is not None and not await claim_batch(connection, batch_id):
-        return
+        return Judged(0, 0, 0, 0)
     stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
     await add_counts(connection, Counts(len(batch) if batch_id is None else 0, *stored))
+    return Judged(*stored, set_aside=len(batch) - sum(stored))
+
+
+def count_judged(judged: Judged) -> None:
+    """Tell the metrics, once the transaction is committed."""
+    for outcome, events in judged._asdict().items():
+        EVENTS_JUDGED.labels(outcome).inc(events)
 
 
 async def retry_set_aside(
