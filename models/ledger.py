@@ -70,9 +70,18 @@ async def claim_batch(connection: AsyncConnection, batch_id: str) -> bool:
     return claimed.first() is not None
 
 
-async def stored_batches(connection: AsyncConnection) -> list[str]:
-    """The batches that are stored, of which the queue may still tell."""
-    return list(await connection.scalars(select(StoredBatch.batch_id)))
+async def stored_batches(connection: AsyncConnection, after: str = "", limit: int | None = None) -> list[str]:
+    """Batches that are stored, of which the queue may still tell: by id, those that come next after this one."""
+    next_ones = select(StoredBatch.batch_id).where(StoredBatch.batch_id > after).order_by(StoredBatch.batch_id)
+    return list(await connection.scalars(next_ones.limit(limit)))
+
+
+async def stored_among(connection: AsyncConnection, batch_ids: Sequence[str]) -> set[str]:
+    """Those of the batches that are stored."""
+    asked = unnest([StoredBatch.batch_id], [[batch_id] for batch_id in batch_ids])
+    return set(
+        await connection.scalars(select(StoredBatch.batch_id).join(asked, asked.c.batch_id == StoredBatch.batch_id))
+    )
 
 
 async def forget_batches(connection: AsyncConnection, batch_ids: Sequence[str]) -> None:

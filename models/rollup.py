@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -38,6 +38,11 @@ async def mark_dirty(connection: AsyncConnection, spans: Iterable[Sequence[Any]]
     """Append (subject, first time, last time) to the log."""
     rows = unnest([DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at], spans)
     await connection.execute(insert(DirtySpan).from_select(rows.c.keys(), rows.select()))
+
+
+async def number_dirty(connection: AsyncConnection) -> int:
+    """How many spans wait to be derived."""
+    return await connection.scalar(select(func.count()).select_from(DirtySpan)) or 0
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import Any
 
 import orjson
 import strawberry.asgi
+from cross_web import HTTPException
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from strawberry.http import GraphQLHTTPResponse
@@ -21,6 +22,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
+from questlog.access import Access, identified, refusal
 from questlog.body import BodyLimit
 from questlog.database import logins
 from questlog.device import device_of, remember_device
@@ -81,12 +83,14 @@ def create_app(settings: Settings) -> Starlette:
             Route("/readyz", api.ready),
         ],
         middleware=[
+            Middleware(Access),
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["POST"],
-                allow_headers=["authorization", "content-type"],
+                allow_headers=["authorization", "content-type", "x-request-id"],
+                expose_headers=["x-request-id"],
                 allow_credentials=True,
             ),
             Middleware(BodyLimit),
@@ -113,13 +117,13 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        http = HttpRequest(scope)
+        http = HttpRequest(scope, receive)
         try:
             viewer = await self._viewer(http)
         except RequestError as error:
-            body = {"errors": [{"message": str(error), "extensions": error.extensions}]}
+            errors = [{"message": str(error), "extensions": error.extensions}]
             status = 401 if isinstance(error, UnauthenticatedError) else 503
-            await JSONResponse(body, status)(scope, receive, send)
+            await refusal(scope, status, errors)(scope, receive, send)
             return
         request = scope["questlog.request"] = Request(
             viewer,
@@ -138,9 +142,18 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
             await send(message)
 
         try:
-            await super().__call__(scope, receive, send_with_device)
+            answer = await self._answer(http)
+            await answer(scope, receive, send_with_device)
         finally:
             await request.close()
+
+    async def _answer(self, http: HttpRequest) -> Response:
+        try:
+            return await self.run(http)
+        except HTTPException as error:
+            return refusal(
+                http.scope, error.status_code, [{"message": error.reason, "extensions": {"code": "BAD_USER_INPUT"}}]
+            )
 
     async def ready(self, http: HttpRequest) -> Response:
         """Whether events can be taken and questions answered; 503 with the reason where they cannot.
@@ -177,7 +190,7 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
         """The answer as it is sent, its errors with their codes."""
         answer: GraphQLHTTPResponse = {"data": result.data}
         if result.errors:
-            answer["errors"] = all_formatted(result.errors)
+            answer["errors"] = list(identified(request.scope, all_formatted(result.errors)))
         return answer
 
     def decode_json(self, data: str | bytes) -> object:

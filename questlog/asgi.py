@@ -18,9 +18,12 @@ def app() -> Starlette:
     """The API as the environment's settings have it; raises SettingsError."""
     enter()
     from questlog.app import create_app
+    from questlog.log import configure
     from questlog.settings import load
 
-    return create_app(load())
+    settings = load()
+    configure("api", settings.log_level)
+    return create_app(settings)
 
 
 class Server(uvicorn.Server):
@@ -43,6 +46,7 @@ def main() -> None:
         factory=True,
         ws="none",
         lifespan="on",
+        log_config=None,
         log_level="warning",
         access_log=False,
         proxy_headers=False,  # the app reads them, as QUESTLOG_TRUSTED_PROXIES says

@@ -3,16 +3,12 @@
 from collections.abc import AsyncIterator
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from questlog.access import refusal
 
 MOST_BYTES = 2**20
 MOST_DISCARDED = 2**24
-REFUSAL = {
-    "errors": [
-        {"message": f"the body has more than {MOST_BYTES} bytes: send less", "extensions": {"code": "BAD_USER_INPUT"}}
-    ]
-}
 
 
 class BodyLimit:
@@ -34,7 +30,9 @@ class BodyLimit:
         elif scope["method"] == "POST":
             body = await _read(receive)
         if body is None:
-            await JSONResponse(REFUSAL, 413, {"connection": "close"})(scope, receive, send)
+            message = f"the body has more than {MOST_BYTES} bytes: send less"
+            errors = [{"message": message, "extensions": {"code": "BAD_USER_INPUT"}}]
+            await refusal(scope, 413, errors, {"connection": "close"})(scope, receive, send)
             return
         messages: AsyncIterator[Message] = _once_then(
             {"type": "http.request", "body": body, "more_body": False}, receive

@@ -18,8 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questlog import settings as questlog_settings
 from questlog.embedded import EmbeddedError, EmbeddedServers
+from questlog.log import configure
 from questlog.settings import Settings, SettingsError
 from questlog.supervisor import StartError, Supervisor, prepare_database, with_servers
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Questlog records what learners do, and shows it to exactly those who may see it.",
@@ -67,9 +70,9 @@ def serve(
     """Migrate, serve the API, and run a worker beside it, until Ctrl-C."""
 
     async def serving() -> None:
-        async with Supervisor(
-            questlog_settings.load(), host=host, port=port, workers=workers, worker=worker
-        ) as running:
+        settings = questlog_settings.load()
+        configure("supervisor", settings.log_level)
+        async with Supervisor(settings, host=host, port=port, workers=workers, worker=worker) as running:
             print(f"Questlog is ready at {running.url} (Ctrl-C to stop)", flush=True)
             await running.wait()
 
@@ -82,6 +85,7 @@ def work() -> None:
 
     async def working() -> None:
         from questlog.database import logins
+        from questlog.metrics import metrics_served
         from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker, run
 
@@ -94,11 +98,14 @@ def work() -> None:
         await check_database(database_url, "worker_database_url" if settings.worker_database_url else "database_url")
         await check_tables(database_url)
         await check_queue(settings.redis_url)
+        configure("worker", settings.log_level)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
         try:
-            await run(worker)
-        except (RedisError, OSError) as error:
-            raise SettingsError(f"Valkey is gone, and so is this worker: start it again ({error})") from None
+            async with metrics_served(settings, lambda: {"worker": os.getpid()}):
+                await run(worker)
+        except (RedisError, OSError):
+            logger.exception("Valkey is gone, and so is this worker: start it again")
+            raise typer.Exit(1) from None
 
     asyncio.run(working())
 
@@ -222,8 +229,12 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     from questlog.demo import run as show
     from questlog.demo.api import DemoError
 
+    settings = questlog_settings.load()
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "warning"})
+    configure("supervisor", settings.log_level)
     try:
-        _until_interrupted(show(questlog_settings.load(), host=host, port=port))
+        _until_interrupted(show(settings, host=host, port=port))
     except DemoError as error:
         raise StartError(str(error)) from None
 

@@ -129,6 +129,18 @@ class Settings(BaseSettings):
         "who asks; none: who connects, asks",
     )
 
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged; info has a line for each request"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address that serve, or work alone, has /metrics on")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port that serve, or work alone, has Prometheus' /metrics on, for all its processes;"
+        " 0: a free one, which the log tells; none: nowhere",
+    )
+
     @field_validator("jwt_role_claims", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, claims: object) -> object:

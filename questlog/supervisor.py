@@ -1,29 +1,35 @@
 """Runs everything that an installation consists of, and starts again what dies."""
 
 import asyncio
-import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import httpx
 
+from questlog import COUNTS_AS
 from questlog.database import logins
 from questlog.embedded import EmbeddedError, EmbeddedServers
 from questlog.migration import migrate
+from questlog.port import listen
 from questlog.process import end, ended, spawn
 from questlog.reach import check_database, check_queue
 from questlog.settings import PREFIX, Settings, SettingsError, with_secret
 from questlog.signin import TokenVerifier
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before something is started again
 SECONDS_TO_FORGET = 60  # something that ran this long gets the shortest pause again
@@ -57,7 +63,8 @@ class Child:
 
     async def start(self) -> None:
         """Start the process."""
-        self.process = spawn([sys.executable, "-P", "-m", *self.arguments], env=self.environ, keep=self.keep)
+        environ = self.environ | {COUNTS_AS: self.name}
+        self.process = spawn([sys.executable, "-P", "-m", *self.arguments], env=environ, keep=self.keep)
 
     async def stop(self) -> None:
         """Let the process finish what it is doing, and end it."""
@@ -108,13 +115,14 @@ class Supervisor:
 
     async def _start(self) -> None:
         _check_exposure(self.settings, self.host)
-        listener = self._stack.enter_context(_listen(self.host, self.port))
+        listener = self._stack.enter_context(listen(self.host, self.port, "--port"))
         self.port = listener.getsockname()[1]
         settings = with_secret(self.settings, make=True)
         await TokenVerifier(settings).check()
         self.settings = await self._with_servers(settings)
         await prepare_database(self.settings)
-        self._start_children(listener)
+        counted_in = await self._with_metrics()
+        self._start_children(listener, counted_in)
         await self._start_all()
         await self._answering()
         self._stack.push_async_callback(self._stop_watching)
@@ -129,14 +137,32 @@ class Supervisor:
         self.servers = await self._stack.enter_async_context(EmbeddedServers(settings.home))
         return with_servers(settings, self.servers)
 
-    def _start_children(self, listener: socket.socket) -> None:
+    async def _with_metrics(self) -> Path | None:
+        """Serve /metrics where a port is named; the folder in which the children are to count, and none otherwise."""
+        if self.settings.metrics_port is None:
+            return None
+        from questlog.metrics import metrics_served
+
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="questlog-metrics-")))
+        await self._stack.enter_async_context(metrics_served(self.settings, self._process_ids, folder))
+        return folder
+
+    def _process_ids(self) -> dict[str, int]:
+        """Of Questlog's own processes and Valkey: memory that PostgreSQL's processes share cannot be summed."""
+        parts: list[Part] = [*([self.servers.valkey] if self.servers else []), *self._children()]
+        ids = {part.name.lower(): part.process.pid for part in parts if part.process}
+        return {"supervisor": os.getpid(), **ids}
+
+    def _start_children(self, listener: socket.socket, counted_in: Path | None) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        environ |= self.settings.environ()
+        environ |= self.settings.model_copy(update={"metrics_port": None}).environ()
+        if counted_in:
+            environ["PROMETHEUS_MULTIPROC_DIR"] = str(counted_in)
         if self._with_worker:
-            self.worker = Child("the worker", ["questlog", "work"], environ)
+            self.worker = Child("worker", ["questlog", "work"], environ)
         self.apis = [
-            Child("the API", ["questlog.asgi", str(listener.fileno())], environ, [listener.fileno()])
-            for _ in range(self._api_processes)
+            Child(f"api-{number}", ["questlog.asgi", str(listener.fileno())], environ, [listener.fileno()])
+            for number in range(1, self._api_processes + 1)
         ]
 
     async def _start_all(self) -> None:
@@ -202,7 +228,7 @@ async def keep_running(part: Part) -> None:
         began = time.monotonic()
         if part.process:
             status = await ended(part.process)
-            _say(f"{part.name} ended with status {status} and is started again")
+            logger.warning("%s ended with status %d and is started again", part.name, status)
         if time.monotonic() - began > SECONDS_TO_FORGET:
             pause = SHORTEST_PAUSE
         await asyncio.sleep(pause)
@@ -210,11 +236,7 @@ async def keep_running(part: Part) -> None:
         try:
             await part.start()
         except (EmbeddedError, OSError) as error:
-            _say(str(error))
-
-
-def _say(line: str) -> None:
-    print(f"questlog: {line}", file=sys.stderr, flush=True)
+            logger.warning("%s does not start, and is tried again: %s", part.name, error)
 
 
 def _check_exposure(settings: Settings, host: str) -> None:
@@ -229,14 +251,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, held before anything else starts, that all API processes share."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} of {host} is taken: choose another with --port") from None
-        raise StartError(f"{host} port {port} cannot be listened on: {error.strerror}") from None

@@ -14,6 +14,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.exceptions import RedisError
 
 from resolvers.errors import RateLimitedError
+from resolvers.metrics import RATE_LIMITED
 
 SECONDS_FOR_VALKEY = 1
 SECONDS_BETWEEN_TRIES = 1
@@ -85,5 +86,6 @@ class RateLimits:
         elif not more or not await self._limiter.hit(item, name, cost=number - there):
             self._in_advance[sender] = self._in_advance.get(sender, 0) + there
             reset_at, _ = await self._limiter.get_window_stats(item, name)
+            RATE_LIMITED.labels(kind).inc()
             wait = max(1, math.ceil(1000 * (reset_at - time.time())))
             raise RateLimitedError(f"more than {item.amount} events a minute from one {kind}: send them later", wait)

@@ -45,6 +45,8 @@ class Request:
     ip_address: str | None = None
     device_id: UUID | None = None  # the browser's, as its cookie says
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    accepted: int = field(default=0, init=False)  # events
+    refused: int = field(default=0, init=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
 
     @cached_property

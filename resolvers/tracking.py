@@ -24,6 +24,7 @@ from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
 from resolvers.bot import is_bot
 from resolvers.errors import BadUserInputError, UnavailableError
+from resolvers.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED
 from resolvers.reader import SECONDS_TO_ANSWER, database_needed
 from resolvers.request import Request
 
@@ -117,7 +118,16 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     else:
         with suppress(UnavailableError):
             await request.databases.welcome(request.viewer)
+    _count(request, kept, refused)
     return Taken(len(kept), refused, request.now)
+
+
+def _count(request: Request, kept: Sequence[TrackedEvent], refused: Sequence[RefusedEvent]) -> None:
+    request.accepted += len(kept)
+    request.refused += len(refused)
+    EVENTS_ACCEPTED.inc(len(kept))
+    for each in refused:
+        EVENTS_REFUSED.labels(each.error.code).inc()
 
 
 def _senders(request: Request, drafts: Sequence[EventDraft]) -> Counter[tuple[str, str]]:

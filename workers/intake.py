@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.event import TrackedEvent
-from workers.ledger import store_counted
+from workers.ledger import count_judged, store_counted
+from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
 from workers.queue import QueueFullError, enqueue
 
 LARGEST_BATCH = 500
@@ -68,10 +69,12 @@ class Intake:
 
     async def _commit(self, waiting: Sequence[tuple[Sequence[TrackedEvent], asyncio.Future[None]]]) -> None:
         events = [event for handed_in, _ in waiting for event in handed_in]
+        COMMIT_EVENTS.observe(len(events))
         try:
-            await self._keep_all(
-                [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
-            )
+            with timed(COMMIT_SECONDS):
+                await self._keep_all(
+                    [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
             for _, kept in waiting:
                 if not kept.done():
@@ -106,5 +109,9 @@ class Intake:
     async def _store(self, batches: Sequence[Sequence[TrackedEvent]]) -> None:
         """All batches in one transaction: a request's events are kept together or not at all."""
         async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
-            for batch in batches:
+            judged = [
                 await store_counted(connection, batch, anonymize_after_days=self._anonymize_after_days)
+                for batch in batches
+            ]
+        for each in judged:
+            count_judged(each)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,13 +18,16 @@ from models.ledger import (
     forget_batches,
     number_set_aside,
     set_aside,
+    stored_among,
     stored_batches,
     take_set_aside,
 )
 from workers.event import Stored, store
+from workers.metrics import EVENTS_JUDGED
 from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event
 
 SECONDS_ALIVE = 10
+BATCHES_AT_ONCE = 5000  # of which the queue and the database are asked together
 # Of SQLSTATE's classes those that tell of a value: data exception, integrity violation, program limit.
 OF_THE_EVENT = ("22", "23", "54")
 
@@ -47,22 +51,38 @@ class Ledger(NamedTuple):
         return self.accepted == self.stored + self.duplicate + self.withdrawn + self.waiting + self.set_aside
 
 
+class Judged(NamedTuple):
+    """What became of a batch: numbers of events."""
+
+    stored: int
+    duplicate: int
+    withdrawn: int
+    set_aside: int
+
+
 async def store_counted(
     connection: AsyncConnection,
     batch: Sequence[TrackedEvent],
     *,
     anonymize_after_days: int,
     batch_id: str | None = None,
-) -> None:
+) -> Judged:
     """Store the batch and count it, in the connection's transaction; an event that cannot be stored is set aside.
 
     `batch_id` is the queue's, by which a batch that it hands out twice is counted once; None is for a batch that was
     never there. Raises what the database raises where no event is at fault.
     """
     if batch_id is not None and not await claim_batch(connection, batch_id):
-        return
+        return Judged(0, 0, 0, 0)
     stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
     await add_counts(connection, Counts(len(batch) if batch_id is None else 0, *stored))
+    return Judged(*stored, set_aside=len(batch) - sum(stored))
+
+
+def count_judged(judged: Judged) -> None:
+    """Tell the metrics, once the transaction is committed."""
+    for outcome, events in judged._asdict().items():
+        EVENTS_JUDGED.labels(outcome).inc(events)
 
 
 async def retry_set_aside(
@@ -104,36 +124,52 @@ async def _store_or_set_aside(
 
 async def ledger(connection: AsyncConnection, queue: ArqRedis) -> Ledger:
     """The ledger as it stands. Raises what PostgreSQL or Valkey raises where it is away."""
-    counted = await counts(connection)
-    aside = await number_set_aside(connection)
-    stored = {batch_id.encode() for batch_id in await stored_batches(connection)}
     now = time.time()
     async with queue.pipeline(transaction=True) as reading:
         reading.get(ACCEPTED)
-        reading.hgetall(WAITING)
         reading.zcount(WORKERS, now - SECONDS_ALIVE, "+inf")
         reading.get(LAST_ERROR)
-        accepted, batches, workers, last_error = await reading.execute()
-    waiting = [each.split() for batch_id, each in batches.items() if batch_id not in stored]
+        accepted, workers, last_error = await reading.execute()
+    events, oldest = await _waiting(connection, queue)
+    # Last, so that what was stored meanwhile is missing in neither.
+    counted = await counts(connection)
+    aside = await number_set_aside(connection)
     return Ledger(
         counted.accepted + int(accepted or 0),
         counted.stored,
         counted.duplicate,
         counted.withdrawn,
-        sum(int(events) for events, _ in waiting),
+        events,
         aside,
-        now - min(float(since) for _, since in waiting) if waiting else None,
+        now - oldest if oldest else None,
         workers,
         last_error.decode() if last_error else None,
     )
 
 
-async def sweep(connection: AsyncConnection, queue: ArqRedis) -> None:
-    """Forget the stored batches that the queue cannot hand out any more."""
-    batch_ids = await stored_batches(connection)
+async def _waiting(connection: AsyncConnection, queue: ArqRedis) -> tuple[int, float | None]:
+    """How many events wait, and since when the oldest, read in parts: millions of batches may."""
+    events, oldest, cursor = 0, None, -1
+    while cursor:
+        cursor, batches = await queue.hscan(WAITING, max(cursor, 0), count=BATCHES_AT_ONCE)
+        stored = {each.encode() for each in await stored_among(connection, [each.decode() for each in batches])}
+        for batch_id, told in batches.items():
+            if batch_id not in stored:
+                number, since = told.split()
+                events += int(number)
+                oldest = min(oldest or float("inf"), float(since))
+    return events, oldest
+
+
+async def sweep(connection: AsyncConnection, queue: ArqRedis, after: str = "") -> str | None:
+    """Forget which of some stored batches the queue cannot hand out any more: of those that come next after this id.
+
+    Gives the last of their ids, and None where there were none left.
+    """
+    batch_ids = await stored_batches(connection, after, BATCHES_AT_ONCE)
     async with queue.pipeline(transaction=False) as reading:
         for batch_id in batch_ids:
-            reading.exists(f"arq:job:{batch_id}")
+            reading.exists(job_key_prefix + batch_id)
         there = await reading.execute()
     gone = [batch_id for batch_id, exists in zip(batch_ids, there, strict=True) if not exists]
     if gone:
@@ -141,3 +177,4 @@ async def sweep(connection: AsyncConnection, queue: ArqRedis) -> None:
             forgetting.hdel(WAITING, *gone)
             await forgetting.execute()
         await forget_batches(connection, gone)
+    return batch_ids[-1] if batch_ids else None

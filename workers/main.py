@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
-from workers.ledger import store_counted, sweep
+from workers.ledger import count_judged, store_counted, sweep
+from workers.metrics import BATCH_SECONDS, ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
 from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
@@ -89,13 +90,15 @@ async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
     """Store a batch of tracked events; whatever goes wrong, arq keeps it and it is tried again."""
     try:
         async with asyncio.timeout(SECONDS_OF_OURS):
-            async with _engine(ctx).begin() as connection:
-                await store_counted(
-                    connection,
-                    decode_batch(batch),
-                    anonymize_after_days=ctx["anonymize_after_days"],
-                    batch_id=ctx["job_id"],
-                )
+            with timed(BATCH_SECONDS):
+                async with _engine(ctx).begin() as connection:
+                    judged = await store_counted(
+                        connection,
+                        decode_batch(batch),
+                        anonymize_after_days=ctx["anonymize_after_days"],
+                        batch_id=ctx["job_id"],
+                    )
+            count_judged(judged)
             await ctx["redis"].hdel(WAITING, ctx["job_id"])
     # After a standstill arq's time-out comes together with ours, as a cancellation: it must not pass for an error.
     except (Exception, asyncio.CancelledError) as error:
@@ -171,10 +174,13 @@ class Rounds:
 
 
 async def _roll_up_some(ctx: dict[str, Any], subjects: int) -> int:
-    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-        return await roll_up(
-            connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"], subjects=subjects
-        )
+    with timed(ROLL_UP_SECONDS):
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            derived = await roll_up(
+                connection, datetime.now(UTC), anonymize_after_days=ctx["anonymize_after_days"], subjects=subjects
+            )
+    SUBJECTS_DERIVED.inc(derived)
+    return derived
 
 
 async def _postpone(ctx: dict[str, Any]) -> None:
@@ -187,9 +193,12 @@ async def _postpone(ctx: dict[str, Any]) -> None:
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:
     """Forget which batches are stored, once the queue cannot hand them out again."""
+    last: str | None = ""
     try:
-        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-            await sweep(connection, ctx["redis"])
+        async with asyncio.timeout(SECONDS_OF_OURS):
+            while last is not None:
+                async with _engine(ctx).begin() as connection:
+                    last = await sweep(connection, ctx["redis"], after=last)
     except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
         logger.warning("stored batches could not be forgotten, and are with the next minute: %s", _kind(error))
 

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +28,7 @@ from questlog.database import logins
 from questlog.settings import Settings
 from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
-from tests.bench.live import data_of
+from tests.bench.home import temporary_home
 from tests.platform import BROWSER, TRACK, UPSERT
 from tests.processes import children
 from workers.main import create_worker
@@ -236,9 +235,9 @@ def of_files(paths: Iterator[Path]) -> float:
 
 async def main() -> bool:
     """Run, print a line a minute and the verdict; whether nothing grew that must not."""
-    with tempfile.TemporaryDirectory(prefix="questlog-soak-") as home, data_of(Path(home)):
+    with temporary_home() as home:
         async with (
-            Supervisor(Settings(home=Path(home)), port=0) as running,
+            Supervisor(Settings(home=home), port=0) as running,
             httpx.AsyncClient(timeout=60, headers={"user-agent": BROWSER}) as http,
         ):
             assert running.servers

@@ -16,7 +16,9 @@ import pytest
 from questlog.embedded import EmbeddedServers
 from questlog.process import spawn
 from questlog.settings import PREFIX
+from tests.platform import until
 from tests.processes import children, runs, wait_until
+from workers.queue import WORKERS, open_queue
 
 SECRET = "a secret of more than thirty-two characters"
 
@@ -50,7 +52,7 @@ class Installation:
                 env=environ(home, **settings),
                 output=output,
             )
-        wait_until(lambda: self.output.read_text().endswith("\n"), seconds=60)
+        wait_until(lambda: "(Ctrl-C to stop)\n" in self.output.read_text(), seconds=60)
         self.ready = self.output.read_text()
         self.url = next((word for word in self.ready.split() if word.startswith("http")), "")
 
@@ -223,18 +225,12 @@ async def test_a_worker_alone_ends_cleanly(home: Path) -> None:
             env=environ(home, **named),
             stderr=subprocess.PIPE,
         )
-        valkey = servers.valkey.process
-        assert valkey
-        wait_until(lambda: connections(servers) > 0)
+        queue = await open_queue(servers.redis_url)
+        await until(lambda: queue.exists(WORKERS))
+        await queue.aclose(close_connection_pool=True)
         worker.terminate()
         _, said = worker.communicate(timeout=30)
         assert (worker.returncode, said) == (0, b"")
-
-
-def connections(servers: EmbeddedServers) -> int:
-    """How many sockets are connected to Valkey."""
-    sockets = Path("/proc/net/unix").read_text().splitlines()
-    return sum(line.endswith(str(servers.valkey.socket)) and line.split()[5] == "03" for line in sockets)
 
 
 @pytest.mark.long

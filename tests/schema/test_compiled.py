@@ -156,7 +156,7 @@ async def api(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory
 async def outcome(api: Platform, body: bytes, asker: Asker) -> tuple[Any, ...]:
     """Everything that a request brings about, but for the moment it came in."""
     kept = Kept(api)
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", "x-request-id": "the-same-for-both-ways"}
     if asker:
         headers["authorization"] = f"Bearer {api.token(*asker)}"
     with pytest.MonkeyPatch.context() as patch:

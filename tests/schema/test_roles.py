@@ -684,7 +684,7 @@ async def _sees_only(town: Town, parent: Asker, child: str, other: str) -> None:
     answer = await town.platform.ask(SEES, parent, who=child)
     assert parent
     assert answer["data"]["user"] is None
-    assert [error["extensions"] for error in answer["errors"]] == [{"code": "NOT_FOUND"}]
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     assert answer["data"]["viewer"]["children"] == [{"userId": other}]
     assert answer["data"]["users"]["nodes"] == [{"userId": who} for who in sorted((other, parent[1]))]
 

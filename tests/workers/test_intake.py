@@ -14,7 +14,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from models.event import TrackedEvent
-from models.ledger import list_set_aside, stored_batches
+from models.ledger import claim_batch, list_set_aside, stored_batches
 from models.user import UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
@@ -24,8 +24,9 @@ from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api, wo
 from tests.workers.storing import DAYS, NOW, visit
 from workers.event import Stored
 from workers.intake import Intake
-from workers.ledger import drop_set_aside, retry_set_aside, store_counted, sweep
-from workers.queue import decode_batch, open_queue
+from workers.ledger import BATCHES_AT_ONCE, drop_set_aside, ledger, retry_set_aside, store_counted, sweep
+from workers.main import sweep_batches
+from workers.queue import WAITING, decode_batch, open_queue
 
 ADA = (Role.STUDENT, "ada")
 LEDGER: Answer = {
@@ -202,7 +203,8 @@ async def test_without_postgresql_what_it_alone_can_judge_is_judged_when_it_is_b
     async with working(api):
         await api.settle()
     assert unknown.status_code == 503
-    assert unknown.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfterMs": 1000}
+    extensions = unknown.json()["errors"][0]["extensions"]
+    assert (extensions["code"], extensions["retryAfterMs"]) == ("UNAVAILABLE", 1000)
     assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 4, "stored": 2, "setAside": 2}
     async with api.worker_engine.connect() as connection:
         reasons = [reason for _, _, reason in await list_set_aside(connection)]
@@ -295,3 +297,28 @@ async def intake_status(api: Platform) -> Answer:
     fields = " ".join(LEDGER)
     status: Answer = (await api.data(f"{{ intake {{ {fields} }} }}", SERVICE))["intake"]
     return status
+
+
+async def test_a_ledger_of_many_batches_is_read_and_swept_in_parts(queue: ArqRedis, api: Platform) -> None:
+    now = time.time()
+    batches = [uuid4().hex for _ in range(5 * BATCHES_AT_ONCE // 2)]
+    stored, kept = sorted(batches)[: 3 * BATCHES_AT_ONCE // 2], sorted(batches)[: BATCHES_AT_ONCE // 2]
+    async with queue.pipeline() as putting:
+        putting.hset(WAITING, mapping={batch_id: f"{index} {now - index}" for index, batch_id in enumerate(batches)})
+        putting.mset({f"arq:job:{batch_id}": b"" for batch_id in kept})
+        await putting.execute()
+    async with api.worker_engine.begin() as connection:
+        for batch_id in stored:
+            await claim_batch(connection, batch_id)
+    waiting = [index for index, batch_id in enumerate(batches) if batch_id not in stored]
+    async with api.worker_engine.connect() as connection:
+        current = await ledger(connection, queue)
+    assert current.waiting == sum(waiting)
+    assert current.oldest_waiting == pytest.approx(time.time() - now + max(waiting), abs=1)
+    await sweep_batches({"engine": api.worker_engine, "redis": queue})
+    async with api.worker_engine.connect() as connection:
+        assert await stored_batches(connection) == kept
+    async with queue.pipeline() as reading:
+        reading.hkeys(WAITING)
+        (left,) = await reading.execute()
+    assert {batch_id.decode() for batch_id in left} == {*batches} - ({*stored} - {*kept})
