@@ -244,7 +244,8 @@ def _judge(request: Request, sender: Sender, people: People | None, draft: Event
         ip_address=client.ip_address,
         unjudged=people is None,
     )
-    size = len(payload) + len(orjson.dumps([event.page_path, event.page_title, event.referrer, event.user_agent]))
+    texts = event.page_path, event.page_title, event.referrer, event.user_agent
+    size = len(orjson.dumps([orjson.Fragment(payload), *texts]))
     if size > MOST_BYTES:
         raise RefusedError(["event"], "TOO_LARGE", f"the event has {size} bytes, and must have at most {MOST_BYTES}")
     return event

@@ -57,7 +57,7 @@ def create_worker(
         redis_settings=RedisSettings.from_dsn(redis_url),
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=_read_job,
-        poll_delay=0.05,
+        poll_delay=0.01,  # at each, arq begins no more jobs than it may have at once
         max_jobs=BATCHES_AT_ONCE + 2,
         handle_signals=handle_signals,
         job_completion_wait=SECONDS_TO_FINISH,
