@@ -141,6 +141,28 @@ async def test_a_newer_worker_does_what_an_older_one_left(
     await check_stored_once(api, queue, batch)
 
 
+async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
+    own_servers: EmbeddedServers,
+    api: Platform,
+    queue: ArqRedis,
+    batch: list[TrackedEvent],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    await put(queue, batch)
+    with worker_process(api) as worker:
+        async with nobody_may_insert(api):
+            await until_a_worker_waits(api)
+            assert own_servers.valkey.process
+            own_servers.valkey.process.kill()
+            await ended(own_servers.valkey.process)
+            assert await ended(worker) == 1
+    await own_servers.valkey.start()
+    *warnings, last = capfd.readouterr().err.splitlines()
+    assert last.startswith("questlog: Valkey is gone, and so is this worker: start it again")
+    assert not [line for line in warnings if not line.startswith("questlog: ")]
+    assert "unhandled" not in " ".join(warnings)
+
+
 async def test_partitions_that_could_not_be_made_are_tried_again(
     own_servers: EmbeddedServers, api: Platform, queue: ArqRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
