@@ -31,7 +31,7 @@ SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
 SECONDS_TO_FINISH = 7
-LONGEST_PAUSE = 30
+LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
 BATCHES_AT_ONCE = 2
 BATCHES_BEHIND = 8  # as many waiting mean that storing needs the time that figures would take
@@ -52,7 +52,14 @@ def create_worker(
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
-            cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
+            cron(
+                make_partitions_ahead,
+                minute=30,
+                run_at_startup=True,
+                timeout=SECONDS_OF_ARQ,
+                max_tries=NO_LAST_TRY,
+                keep_result=0,
+            ),
         ],
         redis_settings=RedisSettings.from_dsn(redis_url),
         job_serializer=msgspec.msgpack.encode,

@@ -43,7 +43,7 @@ from workers.queue import queue_at
 
 CLIENTS = 16
 SECONDS_OF_A_CLIENT = 20  # then it believes that its request is lost
-SECONDS_TO_SETTLE = 120
+SECONDS_TO_SETTLE = 240
 TRACK_ONE = """
 mutation ($event: TrackEventInput!) { trackEvent(input: $event) {
   accepted rejected receivedAt userErrors { index eventId field code message } } }

@@ -141,6 +141,55 @@ async def test_a_newer_worker_does_what_an_older_one_left(
     await check_stored_once(api, queue, batch)
 
 
+async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
+    own_servers: EmbeddedServers,
+    api: Platform,
+    queue: ArqRedis,
+    batch: list[TrackedEvent],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    await put(queue, batch)
+    with worker_process(api) as worker:
+        async with nobody_may_insert(api):
+            await until_a_worker_waits(api)
+            assert own_servers.valkey.process
+            own_servers.valkey.process.kill()
+            await ended(own_servers.valkey.process)
+            assert await ended(worker) == 1
+    await own_servers.valkey.start()
+    *warnings, last = capfd.readouterr().err.splitlines()
+    assert last.startswith("questlog: Valkey is gone, and so is this worker: start it again")
+    assert not [line for line in warnings if not line.startswith("questlog: ")]
+    assert "unhandled" not in " ".join(warnings)
+
+
+async def test_partitions_that_could_not_be_made_are_tried_again(
+    own_servers: EmbeddedServers, api: Platform, queue: ArqRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await own_servers.postgres.stop()
+    async with working(api):
+        await until(lambda: told(caplog, "partitions could not be made"))
+    await own_servers.postgres.start()
+    (job,) = [each.decode() for each in await queue.zrange(default_queue_name, 0, -1) if b"make_partitions" in each]
+    # arq keeps a timetable's job for a minute, lest another worker's clock makes it run twice.
+    await queue.delete(in_progress_key_prefix + job)
+    await hand_out_now(queue, job)
+
+    async def is_done() -> bool:
+        return not await queue.exists(job_key_prefix + job)
+
+    async with working(api):
+        await until(is_done)
+    assert "max retries" not in caplog.text
+    await api.superuser.dispose()
+    await api.worker_engine.dispose()
+
+
+async def told(caplog: pytest.LogCaptureFixture, what: str) -> bool:
+    """Whether the log says so."""
+    return what in caplog.text
+
+
 @pytest.mark.parametrize(("ours", "arqs"), [(0.3, 20), (60, 0.3)])
 async def test_a_batch_that_takes_too_long_is_tried_again(
     api: Platform,
