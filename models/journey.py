@@ -16,7 +16,8 @@ ENOUGH_ACTIVE_DAYS = 2
 
 
 class LearningJourneyEvent(Base):
-    """One milestone, which is one event: a quest completed twice is two. `day` is the learner's local day."""
+    """One milestone, which is one event: a quest completed twice is two. `day` is the learner's local day. One that was
+    imported follows from no event here: deriving leaves it alone."""
 
     __tablename__ = "learning_journey_events"
 
@@ -31,6 +32,7 @@ class LearningJourneyEvent(Base):
     title: Mapped[str | None]
     xp: Mapped[int]
     pillar: Mapped[str | None]
+    imported: Mapped[bool]
 
 
 class Rhythm(StrEnum):
@@ -58,6 +60,7 @@ def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
         "title": data.get("taskTitle") or data.get("questTitle") or data.get("badgeName"),
         "xp": data.get("xp") or 0,
         "pillar": data.get("pillar"),
+        "imported": False,
     }
 
 

@@ -19,7 +19,8 @@ from models.event import TrackedEvent
 from models.taxonomy import EVENT_TYPES
 from models.text import page_path
 from models.user import UserRole
-from tests.recomputation import HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
+from tests.platform import BROWSER
+from tests.recomputation import AGENTS, HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
 
 ZONES = (
     "UTC",
@@ -44,6 +45,7 @@ GAPS = (
 DEVICES = (UUID(int=0xD1), UUID(int=0xD2), None)
 
 PATHS = st.sampled_from(("/", "/quests/q1", "/quests/q1/", "/badges?sort=new", "/tasks/7#hints"))
+SENT_AGENTS = st.sampled_from(tuple(AGENTS))
 PILLARS = st.sampled_from(("art", "craft", "maths", None))
 XP = st.sampled_from((0, 5, 10, 1_000_000))
 TITLES = st.sampled_from(("Maps", "Größe ✓"))
@@ -145,6 +147,7 @@ def happenings(
         device_id=device_id,
         from_service=from_service,
         page_path=draw(PATHS if kind == "page_view" else st.one_of(st.none(), PATHS)),
+        user_agent=draw(SENT_AGENTS) if from_service else BROWSER,
     )
 
 
@@ -249,6 +252,7 @@ def as_input(event: Event, user_id: str) -> dict[str, Any]:
         "occurredAt": event.occurred_at.isoformat(timespec="milliseconds"),
         "event": {TAXONOMY[event.type]["field"]: event.data},
         **({"userId": user_id} if event.from_service else {}),
+        **({"client": {"userAgent": event.user_agent}} if event.from_service and event.user_agent else {}),
         **({"deviceId": str(event.device_id)} if event.device_id else {}),
         **({"page": {"path": event.page_path}} if event.page_path else {}),
     }
@@ -269,4 +273,5 @@ def as_tracked(event: Event, user_id: str, role: UserRole | None = None) -> Trac
         data=event.data["data"] if custom else event.data,
         device_id=event.device_id,
         page_path=event.page_path and page_path(event.page_path),
+        user_agent=event.user_agent,
     )

@@ -20,6 +20,18 @@ TAXONOMY: dict[str, dict[str, Any]] = {
     entry["type"]: entry for entry in json.loads(Path(__file__).with_name("taxonomy.json").read_text())["events"]
 }
 CATEGORIES = ("NAVIGATION", "QUEST", "BADGE", "TUTOR", "COMMUNITY", "AUTH", "PARENT", "ERROR", "CUSTOM")
+AGENTS: dict[str | None, tuple[str, str | None, str | None]] = {
+    None: ("OTHER", None, None),
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0": ("DESKTOP", "Firefox", "Linux"),
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.3"
+    " Mobile/15E148 Safari/604.1": ("MOBILE", "Mobile Safari", "iOS"),
+    "Mozilla/5.0 (Linux; Android 14; SM-X710) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/148.0.0.0 Safari/537.36": (
+        "TABLET",
+        "Chrome",
+        "Android",
+    ),
+}
+"""User agents with what they tell, read by a person."""
 ENDINGS = ("logout", "session_expired")
 TITLES = ("questTitle", "taskTitle", "badgeName")
 REWARDED = ("quest_completed", "task_completed", "badge_earned")
@@ -39,6 +51,7 @@ class Event:
     device_id: UUID | None = None
     from_service: bool = False
     page_path: str | None = None
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -234,11 +247,16 @@ def is_bounce(events: list[Event]) -> bool | None:
 
 
 def sessions(history: History, now: datetime) -> list[dict[str, Any]]:
-    """The contract's `Session` but what the user agent tells, beside it `deviceId` and `eventIds`; newest first."""
+    """The contract's `Session`, beside it `deviceId` and `eventIds`; newest first.
+
+    Its user agent is the first that one of its non-passive events has.
+    """
     answer = []
     for visit in visits_of(history):
         events = belonging(history, visit)
         views = [event for event in events if event.type == "page_view"]
+        agent = next((event.user_agent for event in visit.active if event.user_agent), None)
+        device_type, browser, system = AGENTS[agent]
         answer.append(
             {
                 "startedAt": visit.start,
@@ -250,6 +268,9 @@ def sessions(history: History, now: datetime) -> list[dict[str, Any]]:
                 "isBounce": is_bounce(events),
                 "entryPath": page_path(views[0].page_path) if views else None,
                 "exitPath": page_path(views[-1].page_path) if views else None,
+                "deviceType": device_type,
+                "browser": browser,
+                "os": system,
                 "deviceId": visit.device_id,
                 "eventIds": [event.event_id for event in events],
             }

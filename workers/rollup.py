@@ -40,6 +40,7 @@ from models.rollup import DirtySpan, Span, Stretch, first_unsealed, mark_dirty, 
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
+from models.user_agent import describe
 
 SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
@@ -146,6 +147,7 @@ async def _events(
             event.from_service,
             event.page_path,
             case((event.event_type.in_(WITH_PAYLOAD), event.event_data), else_=null()).label("data"),
+            event.user_agent,
         )
         .where(
             event.subject_key == ranges.c.subject_key,
@@ -255,6 +257,7 @@ def _session_row(subject_key: UUID, session: Session) -> Row:
         "is_bounce": session.is_bounce,
         "entry_path": session.entry_path,
         "exit_path": session.exit_path,
+        **describe(session.user_agent)._asdict(),
     }
 
 

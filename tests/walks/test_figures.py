@@ -35,7 +35,9 @@ query ($userId: ID!) {
       milestones(first: 100) { nodes { kind occurredAt questId badgeId title xp pillar } }
     }
     sessions(first: 100) {
-      nodes { startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath }
+      nodes {
+        startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath deviceType browser os
+      }
     }
     events(first: 100) { nodes { eventId occurredAt sessionId } }
   }
@@ -193,7 +195,7 @@ def in_order(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             time if isinstance(time, datetime) else datetime.fromisoformat(time)
             for time in (session["startedAt"], session["endedAt"])
         ]
-        return *times, session["events"], session["pageViews"], str(session["entryPath"])
+        return *times, session["events"], session["pageViews"], str(session["entryPath"]), session["deviceType"]
 
     return sorted(sessions, key=key, reverse=True)
 
