@@ -1,13 +1,17 @@
 """A learner's own record: the milestones, and what parents see of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base
+from models.base import Base, unnest
 from models.session import StoredEvent
 
 SETTLING_DAYS = 14
@@ -35,6 +39,11 @@ class LearningJourneyEvent(Base):
     imported: Mapped[bool]
 
 
+MilestoneKey = tuple[UUID, UUID, datetime]
+"""Subject, event id and time, as of events."""
+Row = dict[str, Any]
+
+
 class Rhythm(StrEnum):
     """What a parent sees in place of a score."""
 
@@ -43,7 +52,7 @@ class Rhythm(StrEnum):
     NOT_ENOUGH_DATA = "NOT_ENOUGH_DATA"
 
 
-def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
+def milestone(event: StoredEvent, day: date) -> Row | None:
     """The columns of the milestone that an event makes, but for its subject; None where it makes none."""
     kind = event.kind.milestone
     if kind is None:
@@ -62,6 +71,27 @@ def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
         "pillar": data.get("pillar"),
         "imported": False,
     }
+
+
+async def insert_imported(connection: AsyncConnection, milestones: Mapping[MilestoneKey, Row]) -> set[MilestoneKey]:
+    """Keep imported milestones, whole rows by their keys, and say which were not imported before.
+
+    Of two imported ones with the same key the first stays; one that an event has made gives way.
+    """
+    key = [LearningJourneyEvent.subject_key, LearningJourneyEvent.event_id, LearningJourneyEvent.occurred_at]
+    columns = [getattr(LearningJourneyEvent, column.name) for column in LearningJourneyEvent.__table__.columns]
+    # One order for everybody: two that bring the same milestones never wait for each other in a circle.
+    rows = unnest(columns, [[milestones[each][column.key] for column in columns] for each in sorted(milestones)])
+    statement = insert(LearningJourneyEvent).from_select(rows.c.keys(), select(rows))
+    told = {
+        column.key: statement.excluded[column.key] for column in columns if column.key not in {each.key for each in key}
+    }
+    kept = await connection.execute(
+        statement.on_conflict_do_update(index_elements=key, set_=told, where=~LearningJourneyEvent.imported).returning(
+            *key
+        )
+    )
+    return {(row.subject_key, row.event_id, row.occurred_at) for row in kept}
 
 
 def rhythm(known_since: date, active_days: Sequence[date], today: date) -> Rhythm:

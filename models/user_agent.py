@@ -35,8 +35,9 @@ def describe(user_agent: str | None) -> Described:
     if user_agent is None:
         return Described()
     found = _parser()(user_agent, Domain.USER_AGENT | Domain.OS)
-    os = found.os and found.os.family
-    return Described(_device_type(user_agent, os), found.user_agent and found.user_agent.family, os)
+    browser = found.user_agent.family if found.user_agent else None
+    os = found.os.family if found.os else None
+    return Described(_device_type(user_agent, os), browser, os)
 
 
 def _device_type(user_agent: str, os: str | None) -> DeviceType:

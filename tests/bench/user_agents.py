@@ -28,8 +28,8 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 def agrees(line: dict[str, Any]) -> bool:
     """Whether we say of it what the line does."""
     if "family" in line:
-        return (describe(line["user_agent_string"]).os or "Other") == line["family"]
-    return describe(line["ua"]).device_type == (line.get("deviceCategory") or line["kind"]).upper()
+        return bool((describe(line["user_agent_string"]).os or "Other") == line["family"])
+    return bool(describe(line["ua"]).device_type == (line.get("deviceCategory") or line["kind"]).upper())
 
 
 def measure(path: Path) -> str:
