@@ -21,6 +21,7 @@ from models.text import page_path
 from models.user import UserRole
 from tests.platform import BROWSER
 from tests.recomputation import AGENTS, HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
+from tests.recomputation import TITLES as TITLE_KEYS
 
 ZONES = (
     "UTC",
@@ -200,6 +201,35 @@ def habits(draw: DrawFn, now: datetime, zone: str) -> list[Event]:
         draw(happenings(now, last - timedelta(days=ago), draw(st.sampled_from(DEVICES)), learnt))
         for ago in (*range(later), *range(later + 1, later + 1 + earlier))
     ]
+
+
+@st.composite
+def records(draw: DrawFn, history: History, now: datetime) -> list[Event]:
+    """Milestones to import, told as events: from years before, of the last days, and some of a tracked identity."""
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    kinds = st.sampled_from(sorted(name for name, entry in TAXONOMY.items() if "milestone" in entry))
+    found = []
+    for years in draw(st.lists(st.integers(0, 3), max_size=8)):
+        at = draw(moments(now, history.time_zone)) - timedelta(days=365 * years)
+        event = draw(happenings(now, min(at, now), None, kinds))
+        if draw(st.booleans()) and history.events:
+            twin = draw(st.sampled_from(history.events))
+            event = replace(event, event_id=twin.event_id, occurred_at=twin.occurred_at)
+        found.append(event)
+    return found
+
+
+def as_line(event: Event, user_id: str) -> dict[str, Any]:
+    """The milestone as a line of a file to import."""
+    title = next((event.data[name] for name in TITLE_KEYS if name in event.data), None)
+    return {
+        "userId": user_id,
+        "kind": TAXONOMY[event.type]["milestone"],
+        "occurredAt": event.occurred_at.isoformat(timespec="milliseconds"),
+        "eventId": str(event.event_id),
+        "title": title,
+        **{name: event.data[name] for name in ("questId", "taskId", "badgeId", "xp", "pillar") if name in event.data},
+    }
 
 
 def sendable(now: datetime, event: Event, holds_for: timedelta) -> bool:

@@ -27,7 +27,7 @@ LINES_AT_ONCE = 1000
 MOST_BYTES = 8192  # of a line, as of an event
 EARLIEST = datetime(1900, 1, 2, tzinfo=UTC)
 LATEST = timedelta(minutes=5)
-NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 
 
 class Record(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -135,7 +135,7 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[Line]:
 
 def _csv_lines(lines: Iterable[bytes]) -> Iterator[Line]:
     """Empty cells are absent fields. What is no UTF-8 is refused with the field that holds it."""
-    reader = csv.reader(line.decode(errors="surrogateescape") for line in lines)
+    reader = csv.reader((line.decode(errors="surrogateescape") for line in lines), strict=True)
     header = _header(reader)
     while True:
         number = reader.line_num + 1
