@@ -1,13 +1,17 @@
 """A learner's own record: the milestones, and what parents see of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base
+from models.base import Base, unnest
 from models.session import StoredEvent
 
 SETTLING_DAYS = 14
@@ -16,7 +20,8 @@ ENOUGH_ACTIVE_DAYS = 2
 
 
 class LearningJourneyEvent(Base):
-    """One milestone, which is one event: a quest completed twice is two. `day` is the learner's local day."""
+    """One milestone, which is one event: a quest completed twice is two. `day` is the learner's local day. One that was
+    imported follows from no event here: deriving leaves it alone."""
 
     __tablename__ = "learning_journey_events"
 
@@ -31,6 +36,12 @@ class LearningJourneyEvent(Base):
     title: Mapped[str | None]
     xp: Mapped[int]
     pillar: Mapped[str | None]
+    imported: Mapped[bool]
+
+
+MilestoneKey = tuple[UUID, UUID, datetime]
+"""Subject, event id and time, as of events."""
+Row = dict[str, Any]
 
 
 class Rhythm(StrEnum):
@@ -41,7 +52,7 @@ class Rhythm(StrEnum):
     NOT_ENOUGH_DATA = "NOT_ENOUGH_DATA"
 
 
-def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
+def milestone(event: StoredEvent, day: date) -> Row | None:
     """The columns of the milestone that an event makes, but for its subject; None where it makes none."""
     kind = event.kind.milestone
     if kind is None:
@@ -58,7 +69,29 @@ def milestone(event: StoredEvent, day: date) -> dict[str, object] | None:
         "title": data.get("taskTitle") or data.get("questTitle") or data.get("badgeName"),
         "xp": data.get("xp") or 0,
         "pillar": data.get("pillar"),
+        "imported": False,
     }
+
+
+async def insert_imported(connection: AsyncConnection, milestones: Mapping[MilestoneKey, Row]) -> set[MilestoneKey]:
+    """Keep imported milestones, whole rows by their keys, and say which were not imported before.
+
+    Of two imported ones with the same key the first stays; one that an event has made gives way.
+    """
+    key = [LearningJourneyEvent.subject_key, LearningJourneyEvent.event_id, LearningJourneyEvent.occurred_at]
+    columns = [getattr(LearningJourneyEvent, column.name) for column in LearningJourneyEvent.__table__.columns]
+    # One order for everybody: two that bring the same milestones never wait for each other in a circle.
+    rows = unnest(columns, [[milestones[each][column.key] for column in columns] for each in sorted(milestones)])
+    statement = insert(LearningJourneyEvent).from_select(rows.c.keys(), select(rows))
+    told = {
+        column.key: statement.excluded[column.key] for column in columns if column.key not in {each.key for each in key}
+    }
+    kept = await connection.execute(
+        statement.on_conflict_do_update(index_elements=key, set_=told, where=~LearningJourneyEvent.imported).returning(
+            *key
+        )
+    )
+    return {(row.subject_key, row.event_id, row.occurred_at) for row in kept}
 
 
 def rhythm(known_since: date, active_days: Sequence[date], today: date) -> Rhythm:

@@ -36,6 +36,9 @@ class UserSession(Base):
     is_bounce: Mapped[bool | None]
     entry_path: Mapped[str | None]
     exit_path: Mapped[str | None]
+    device_type: Mapped[str]
+    browser: Mapped[str | None]
+    os: Mapped[str | None]
 
 
 class StoredEvent(NamedTuple):
@@ -48,6 +51,7 @@ class StoredEvent(NamedTuple):
     from_service: bool
     page_path: str | None
     data: dict[str, Any]
+    user_agent: str | None = None
 
     @property
     def kind(self) -> type[EventType]:
@@ -78,6 +82,7 @@ class Session:
     visible_seconds: list[float] = field(default_factory=list)
     entry_path: str | None = None
     exit_path: str | None = None
+    user_agent: str | None = None  # the first that one of its events that are not passive has
 
     @property
     def started_at(self) -> datetime:
@@ -99,6 +104,7 @@ class Session:
     def take(self, event: StoredEvent) -> None:
         """Something was done: it lasts to here, and stays open for a break more unless it grows too long."""
         self.last = event
+        self.user_agent = self.user_agent or event.user_agent
         self.open_until = min(event.occurred_at + BREAK, self.started_at + LONGEST)
         self.count(event)
 

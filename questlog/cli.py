@@ -224,6 +224,51 @@ def drop_set_aside(ids: SetAsideIds = None) -> None:
 
 
 @app.command()
+def recompute(
+    user: Annotated[str | None, typer.Option(help="Of this user alone, by their id on the platform.")] = None,
+    first_day: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="The first day, such as 2026-01-31.")
+    ] = None,
+    last_day: Annotated[
+        str | None, typer.Option("--to", metavar="DAY", help="The last day, which is included.")
+    ] = None,
+) -> None:
+    """Derive figures again from events, beside whatever runs, and say how many rows differed.
+
+    Days are the learner's own. Sealed days and imported milestones stay as they are. Broken off, it is run again.
+    """
+    from questlog.recompute import bounds, run
+
+    wanted = bounds(first_day, last_day)
+
+    async def recomputing() -> None:
+        async with _servers() as (engine, _, days):
+            await run(engine, days, user, wanted)
+
+    _until_done(recomputing())
+
+
+@app.command()
+def import_milestones(
+    file: Annotated[str, typer.Argument(help="CSV with a header, or JSON Lines; - reads stdin.")],
+) -> None:
+    """Take in learners' own records from before their platform came here.
+
+    The columns are userId, kind (such as QUEST_COMPLETED), occurredAt (with an offset), questId, taskId or badgeId,
+    title, xp, pillar and eventId, which may be left out. The users must be known, with their time zones. Lines that
+    are refused are printed with the field and the reason, and the others kept; exit status 1 where there were any. The
+    same line again changes nothing.
+    """
+    from questlog.journey import run
+
+    async def importing() -> None:
+        async with _servers() as (engine, _, days):
+            await run(engine, days, file)
+
+    _until_done(importing())
+
+
+@app.command()
 def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Bring in a real course, show what its people see, and serve it until Ctrl-C."""
     from questlog.demo import run as show
@@ -272,10 +317,17 @@ def _shown(value: object) -> str:
             return questlog_settings.as_text(value)
 
 
-def _until_interrupted(errand: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end; SIGINT or SIGTERM cancels it once, and what it then tidies up is not disturbed again."""
+def _until_done(errand: Coroutine[Any, Any, None]) -> None:
+    """Run what can be broken off at any point and begun again."""
+    if not _until_interrupted(errand):
+        raise StartError("broken off: what is done stays done, and running it again does the rest")
 
-    async def interruptible() -> None:
+
+def _until_interrupted(errand: Coroutine[Any, Any, None]) -> bool:
+    """Run it to its end; SIGINT or SIGTERM cancels it once, and what it then tidies up is not disturbed again. Says
+    whether it came to its end."""
+
+    async def interruptible() -> bool:
         task = asyncio.ensure_future(errand)
         loop = asyncio.get_running_loop()
 
@@ -287,5 +339,6 @@ def _until_interrupted(errand: Coroutine[Any, Any, None]) -> None:
             loop.add_signal_handler(interruption, cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        return not task.cancelled()
 
-    asyncio.run(interruptible())
+    return asyncio.run(interruptible())

@@ -2,21 +2,21 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, select, true, tuple_
+from sqlalchemy import ColumnElement, Label, Row, Select, and_, literal, null, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
 from models.text import is_storable
 from models.viewer import visible_to
 from resolvers.errors import BadUserInputError
-from resolvers.request import Request
+from resolvers.request import Fields, Request
 
 DEFAULT_SIZE = 20
 LARGEST_SIZE = 100
@@ -141,6 +141,19 @@ def check_range(argument: str, value: int | None, lowest: int, highest: int) -> 
     if value is not None and not lowest <= value <= highest:
         raise BadUserInputError(f"{argument} is {value}, and must be {lowest} to {highest}")
     return value
+
+
+def columns_of(
+    always: Sequence[InstrumentedAttribute[Any]], others: Sequence[InstrumentedAttribute[Any]], fields: Fields | None
+) -> list[InstrumentedAttribute[Any] | Label[None]]:
+    """The columns, where of `others` those that no field is named after are not read, and None; no fields read all."""
+    read = [each if fields is None or each.key in fields else null().label(each.key) for each in others]
+    return [*always, *read]
+
+
+def needed(column: ColumnElement[Any], by: Collection[str], fields: Fields | None) -> ColumnElement[Any]:
+    """The column, where any of the fields that need it is asked for; None is read in its place where none is."""
+    return column if fields is None or fields & set(by) else null()
 
 
 async def page_of_each(

@@ -13,12 +13,33 @@ from models.engagement import CATEGORIES, DailyActivity, Engagement, KeptDay, Ke
 from models.journey import LearningJourneyEvent
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import check_range
-from resolvers.request import Request
+from resolvers.connection import check_range, needed
+from resolvers.request import Fields, Request
 
 LONGEST_WINDOW = 365
 # A window's first day differs by up to a day around the world, and once more where a zone has changed.
 SLACK = timedelta(days=3)
+OF_MILESTONES = {
+    "quests_started",
+    "quests_completed",
+    "quests_abandoned",
+    "tasks_completed",
+    "badges_earned",
+    "completion_rate",
+    "xp",
+}
+OF_DAYS = {
+    "active_days",
+    "visit_days",
+    "sessions",
+    "median_session_minutes",
+    "time_on_platform_hours",
+    "logins",
+    "quests_viewed",
+    "events",
+    "active_minutes",
+}
+OF_ACTIVE_DAYS = {"current_streak", "longest_streak", "last_active_on"}
 
 
 def check_days(days: int) -> int:
@@ -27,10 +48,13 @@ def check_days(days: int) -> int:
     return days
 
 
-async def engagements(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, Engagement]:
-    """Each subject's figures over their last local days, today included."""
+async def engagements(
+    request: Request, subject_keys: Sequence[UUID], days: int, fields: Fields | None = None
+) -> dict[UUID, Engagement]:
+    """Each subject's figures over their last local days, today included, right in these fields."""
     since = _since(request, days)
     milestone = LearningJourneyEvent
+    kept = gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
     milestones = gathered(
         [getattr(milestone, field) for field in KeptMilestone._fields],
         select(milestone)
@@ -42,17 +66,17 @@ async def engagements(request: Request, subject_keys: Sequence[UUID], days: int)
     )
     rows = await request.reader.rows(
         _of(request, subject_keys).add_columns(
-            gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since)).label("days"),
-            milestones.label("milestones"),
-            active_days().label("active_days"),
+            needed(kept, OF_DAYS, fields).label("days"),
+            needed(milestones, OF_MILESTONES, fields).label("milestones"),
+            needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
         )
     )
     return {
         row.subject_key: engagement(
             window(request.today(row.time_zone), days),
-            msgspec.convert(row.days, list[KeptDay]),
-            msgspec.convert(row.milestones, list[KeptMilestone]),
-            dates(row.active_days),
+            msgspec.convert(row.days or [], list[KeptDay]),
+            msgspec.convert(row.milestones or [], list[KeptMilestone]),
+            dates(row.active_days or []),
             request.now,
         )
         for row in rows

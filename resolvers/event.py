@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bindparam, func, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Label, Row, Select, Text, and_, any_, bindparam, func, null, or_, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from models.engagement import CATEGORIES, DailyEventCount
 from models.event import UserActivityEvent
@@ -14,9 +15,9 @@ from models.session import LONGEST, UserSession
 from models.taxonomy import EVENT_TYPES, PERSON, Category, Logout, event_type, marked
 from models.text import is_storable
 from models.viewer import Role, visible_to
-from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, page_of_each, rows_by_key
 from resolvers.errors import BadUserInputError
-from resolvers.request import Request
+from resolvers.request import Fields, Request
 from resolvers.user import users_by_key
 
 OF_ONE = Order("events", (UserActivityEvent.occurred_at, UserActivityEvent.event_id))
@@ -25,6 +26,13 @@ OF_ALL = Order(
 )
 PASSIVE = [name for name, kind in EVENT_TYPES.items() if kind.passive]
 KEY = (UserActivityEvent.subject_key, UserActivityEvent.event_id, UserActivityEvent.occurred_at)
+ALWAYS = (*KEY, UserActivityEvent.event_type, UserActivityEvent.user_id)
+OTHERS = (
+    UserActivityEvent.received_at,
+    UserActivityEvent.device_id,
+    UserActivityEvent.page_path,
+    UserActivityEvent.event_data,
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,19 @@ class EventsQuestion:
     filter: EventFilter
 
 
-def _with_session(request: Request) -> Select[Any]:
-    """Events that the viewer may see, each with the session that it belongs to."""
+def _shown(request: Request, fields: Fields | None = None) -> Select[Any]:
+    """Events that the viewer may see, with what these fields need, or with everything."""
+    if fields and "data" in fields:
+        fields |= {"event_data"}
+    columns = columns_of(ALWAYS, OTHERS, fields)
+    visible = visible_to(request.viewer, UserActivityEvent.subject_key)
+    if fields is None or "session_id" in fields:
+        return _with_session(columns).where(visible)
+    return select(*columns, null().label("session_id")).where(visible)
+
+
+def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -> Select[Any]:
+    """Events, each with the session that it belongs to."""
     event, candidate = UserActivityEvent, UserSession
     session = (
         select(
@@ -99,21 +118,20 @@ def _with_session(request: Request) -> Select[Any]:
             and_(~ends, or_(event.occurred_at > session.c.started_at, event.event_id >= session.c.first_event_id)),
         ),
     )
-    return (
-        select(event.__table__, session.c.session_id)
-        .select_from(event)
-        .outerjoin(session, belongs)
-        .where(visible_to(request.viewer, event.subject_key))
-    )
+    return select(*columns, session.c.session_id).select_from(event).outerjoin(session, belongs)
 
 
-async def events(request: Request, subject_keys: Sequence[UUID], question: EventsQuestion) -> dict[UUID, Slice]:
+async def events(
+    request: Request, subject_keys: Sequence[UUID], question: EventsQuestion, fields: Fields | None = None
+) -> dict[UUID, Slice]:
     """That page of each subject's events, newest first."""
-    statement = _with_session(request).where(*question.filter.conditions())
+    statement = _shown(request, fields).where(*question.filter.conditions())
     return await page_of_each(request, subject_keys, statement, question.page)
 
 
-async def activity_events(request: Request, page: Page, wanted: EventFilter, containing: object | None) -> Slice:
+async def activity_events(
+    request: Request, page: Page, wanted: EventFilter, containing: object | None, fields: Fields | None = None
+) -> Slice:
     """A page of everybody's events, newest first, whose payloads hold the object `containing`.
 
     Raises BadUserInputError where that is no object, or none that any payload could hold.
@@ -121,7 +139,7 @@ async def activity_events(request: Request, page: Page, wanted: EventFilter, con
     request.require(Role.ADMIN)
     if containing is not None and not (isinstance(containing, dict) and is_storable(containing)):
         raise BadUserInputError("containing must be a JSON object, of text and numbers that a payload could hold")
-    statement = _with_session(request).where(*wanted.conditions())
+    statement = _shown(request, fields).where(*wanted.conditions())
     if containing is not None:
         statement = statement.where(UserActivityEvent.event_data.contains(containing))
     return page.slice(await request.reader.rows(page.of(statement)))
@@ -129,7 +147,7 @@ async def activity_events(request: Request, page: Page, wanted: EventFilter, con
 
 async def events_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
     """The events of these subjects, ids and times; None where there is none that the viewer may see."""
-    return await rows_by_key(request, _with_session(request), KEY, keys)
+    return await rows_by_key(request, _shown(request), KEY, keys)
 
 
 async def shown_data(request: Request, row: Row[Any]) -> dict[str, Any]:

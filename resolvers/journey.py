@@ -15,12 +15,24 @@ from models.journey import LearningJourneyEvent, Rhythm, rhythm
 from models.taxonomy import MilestoneKind
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import Key, Order, Page, Slice, page, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, page, page_of_each, rows_by_key
 from resolvers.engagement import active_days, dates
-from resolvers.request import Request
+from resolvers.request import Fields, Request
 
 BY_TIME = Order("milestones", (LearningJourneyEvent.occurred_at, LearningJourneyEvent.event_id))
 KEY = (LearningJourneyEvent.subject_key, LearningJourneyEvent.event_id, LearningJourneyEvent.occurred_at)
+ALWAYS = (*KEY, LearningJourneyEvent.kind)
+OTHERS = (
+    LearningJourneyEvent.quest_id,
+    LearningJourneyEvent.badge_id,
+    LearningJourneyEvent.title,
+    LearningJourneyEvent.xp,
+    LearningJourneyEvent.pillar,
+)
+OF_ACTIVE_DAYS = {"current_streak", "rhythm"}
+OF_TOTALS = {"first_quest_date", "total_quests_started", "total_quests_completed", "badges_earned", "total_xp"}
+OF_PILLARS = {"xp_by_pillar", "favorite_pillar"}
+OF_SESSIONS = {"time_on_platform_hours"}
 
 
 @dataclass(frozen=True)
@@ -38,33 +50,37 @@ class Journey:
     rhythm: Rhythm
 
 
-async def journeys(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, Journey]:
-    """Each subject's journey."""
+async def journeys(
+    request: Request, subject_keys: Sequence[UUID], _: None, fields: Fields | None = None
+) -> dict[UUID, Journey]:
+    """Each subject's journey, right in these fields."""
     milestone = LearningJourneyEvent
+    totals = gathered(
+        [
+            func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
+            _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
+            _distinct(milestone.quest_id, MilestoneKind.QUEST_COMPLETED),
+            _distinct(milestone.badge_id, MilestoneKind.BADGE_EARNED),
+            func.coalesce(func.sum(milestone.xp), 0),
+        ],
+        select(milestone).where(milestone.subject_key == User.subject_key).correlate(User),
+    )
+    xp_by_pillar = gathered(
+        [milestone.pillar, func.sum(milestone.xp)],
+        select(milestone)
+        .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)
+        .group_by(milestone.pillar)
+        .correlate(User),
+    )
     rows = await request.reader.rows(
         select(
             User.subject_key,
             User.time_zone,
             User.known_since,
-            active_days().label("active_days"),
-            gathered(
-                [
-                    func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
-                    _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
-                    _distinct(milestone.quest_id, MilestoneKind.QUEST_COMPLETED),
-                    _distinct(milestone.badge_id, MilestoneKind.BADGE_EARNED),
-                    func.coalesce(func.sum(milestone.xp), 0),
-                ],
-                select(milestone).where(milestone.subject_key == User.subject_key).correlate(User),
-            ).label("totals"),
-            gathered(
-                [milestone.pillar, func.sum(milestone.xp)],
-                select(milestone)
-                .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)
-                .group_by(milestone.pillar)
-                .correlate(User),
-            ).label("xp_by_pillar"),
-            _milliseconds().label("milliseconds"),
+            needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
+            needed(totals, OF_TOTALS, fields).label("totals"),
+            needed(xp_by_pillar, OF_PILLARS, fields).label("xp_by_pillar"),
+            needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
         ).where(User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key))
     )
     return {row.subject_key: _journey(request, row) for row in rows}
@@ -72,36 +88,46 @@ async def journeys(request: Request, subject_keys: Sequence[UUID], _: None) -> d
 
 def _journey(request: Request, row: Row[Any]) -> Journey:
     today = request.today(row.time_zone)
-    active = dates(row.active_days)
-    ((first_quest_date, started, completed, badges, total_xp),) = row.totals
+    active = dates(row.active_days or [])
+    ((first_quest_date, started, completed, badges, total_xp),) = row.totals or [(None, 0, 0, 0, 0)]
     return Journey(
         first_quest_date=first_quest_date and date.fromisoformat(first_quest_date),
         quests_started=started,
         quests_completed=completed,
         current_streak=streaks(active, today)[0],
         badges_earned=badges,
-        time_on_platform_hours=row.milliseconds / MILLISECONDS_AN_HOUR,
-        xp_by_pillar=sorted(row.xp_by_pillar, key=lambda pillar: (-pillar[1], pillar[0])),
+        time_on_platform_hours=(row.milliseconds or 0) / MILLISECONDS_AN_HOUR,
+        xp_by_pillar=sorted(row.xp_by_pillar or [], key=lambda pillar: (-pillar[1], pillar[0])),
         total_xp=total_xp,
         rhythm=rhythm(row.known_since.astimezone(ZoneInfo(row.time_zone)).date(), active, today),
     )
 
 
-async def milestones(request: Request, subject_keys: Sequence[UUID], wanted: Page) -> dict[UUID, Slice]:
+async def milestones(
+    request: Request, subject_keys: Sequence[UUID], wanted: Page, fields: Fields | None = None
+) -> dict[UUID, Slice]:
     """That page of each subject's milestones, newest first."""
-    return await page_of_each(request, subject_keys, select(LearningJourneyEvent.__table__), wanted)
+    return await page_of_each(request, subject_keys, select(*columns_of(ALWAYS, OTHERS, fields)), wanted)
 
 
-async def recent_completions(request: Request, subject_keys: Sequence[UUID], first: int) -> dict[UUID, list[Row[Any]]]:
+async def recent_completions(
+    request: Request, subject_keys: Sequence[UUID], first: int, fields: Fields | None = None
+) -> dict[UUID, list[Row[Any]]]:
     """The quests that each subject completed last, newest first."""
-    completed = select(LearningJourneyEvent.__table__).where(LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED)
+    if fields and "quest_title" in fields:
+        fields |= {"title"}
+    completed = select(*columns_of(ALWAYS, OTHERS, fields)).where(
+        LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED
+    )
     found = await page_of_each(request, subject_keys, completed, page(BY_TIME, first, None, None, None))
     return {key: slice_.rows for key, slice_ in found.items()}
 
 
 async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
     """The milestones of these subjects, ids and times; None where there is none that the viewer may see."""
-    visible = select(LearningJourneyEvent.__table__).where(visible_to(request.viewer, LearningJourneyEvent.subject_key))
+    visible = select(*columns_of(ALWAYS, OTHERS, None)).where(
+        visible_to(request.viewer, LearningJourneyEvent.subject_key)
+    )
     return await rows_by_key(request, visible, KEY, keys)
 
 

@@ -20,6 +20,9 @@ from workers.intake import Intake
 Question = TypeVar("Question", bound=Hashable)
 Answer = TypeVar("Answer")
 Load = Callable[["Request", Sequence[UUID], Question], Awaitable[dict[UUID, Answer]]]
+Fields = frozenset[str]
+"""Names of fields that are asked for, such as page_views: what only others need is not read."""
+LoadFields = Callable[["Request", Sequence[UUID], Question, Fields], Awaitable[dict[UUID, Answer]]]
 
 ASKERS = (Role.STUDENT, Role.PARENT, Role.ADMIN)
 
@@ -47,6 +50,7 @@ class Request:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     accepted: int = field(default=0, init=False)  # events
     refused: int = field(default=0, init=False)
+    selections: dict[tuple[int, ...], Fields] = field(default_factory=dict, init=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -87,6 +91,26 @@ class Request:
             return [answers[asked][key] for key, asked in keys]
 
         answer: Answer = await self.loader(load_all, load).load((subject_key, question))
+        return answer
+
+    async def load_fields(
+        self, load: LoadFields[Question, Answer], subject_key: UUID, question: Question, fields: Fields
+    ) -> Answer:
+        """The same where an answer has these fields alone; with all that anybody asks for together."""
+
+        async def load_all(request: Request, keys: Sequence[tuple[UUID, Question, Fields]]) -> list[Answer]:
+            subjects: defaultdict[Question, dict[UUID, None]] = defaultdict(dict)
+            wanted: defaultdict[Question, Fields] = defaultdict(frozenset)
+            for key, asked, of_this in keys:
+                subjects[asked][key] = None
+                wanted[asked] |= of_this
+            answers = {
+                asked: await load(request, list(of_subjects), asked, wanted[asked])
+                for asked, of_subjects in subjects.items()
+            }
+            return [answers[asked][key] for key, asked, _ in keys]
+
+        answer: Answer = await self.loader(load_all, load).load((subject_key, question, fields))
         return answer
 
     def loader(

@@ -8,19 +8,31 @@ from sqlalchemy import Row, select
 
 from models.session import UserSession
 from models.viewer import visible_to
-from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
-from resolvers.request import Request
+from resolvers.connection import Key, Order, Page, Slice, columns_of, page_of_each, rows_by_key
+from resolvers.request import Fields, Request
 
 BY_START = Order("sessions", (UserSession.started_at, UserSession.session_id))
 KEY = (UserSession.subject_key, UserSession.started_at, UserSession.session_id)
+ALWAYS = (*KEY, UserSession.ended_at, UserSession.open_until, UserSession.device_type)
+OTHERS = (
+    UserSession.page_views,
+    UserSession.events,
+    UserSession.is_bounce,
+    UserSession.entry_path,
+    UserSession.exit_path,
+    UserSession.browser,
+    UserSession.os,
+)
 
 
-async def sessions(request: Request, subject_keys: Sequence[UUID], page: Page) -> dict[UUID, Slice]:
+async def sessions(
+    request: Request, subject_keys: Sequence[UUID], page: Page, fields: Fields | None = None
+) -> dict[UUID, Slice]:
     """That page of each subject's sessions, newest first."""
-    return await page_of_each(request, subject_keys, select(UserSession.__table__), page)
+    return await page_of_each(request, subject_keys, select(*columns_of(ALWAYS, OTHERS, fields)), page)
 
 
 async def sessions_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
     """The sessions of these subjects, starts and ids; None where there is none that the viewer may see."""
-    visible = select(UserSession.__table__).where(visible_to(request.viewer, UserSession.subject_key))
+    visible = select(*columns_of(ALWAYS, OTHERS, None)).where(visible_to(request.viewer, UserSession.subject_key))
     return await rows_by_key(request, visible, KEY, keys)

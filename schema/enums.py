@@ -5,13 +5,15 @@ import strawberry
 from models.journey import Rhythm
 from models.taxonomy import Category, MilestoneKind, SafetySeverity
 from models.user import UserRole
+from models.user_agent import DeviceType
 from models.viewer import Role
 
-__all__ = ["Category", "MilestoneKind", "Rhythm", "Role", "SafetySeverity", "UserRole"]
+__all__ = ["Category", "DeviceType", "MilestoneKind", "Rhythm", "Role", "SafetySeverity", "UserRole"]
 
 strawberry.enum(Role, description="Who asks.")
 strawberry.enum(UserRole, description="Who is kept.")
 strawberry.enum(Category, name="EventCategory", description="What an event is about.")
 strawberry.enum(MilestoneKind, description="What becomes part of a learner's own record.")
+strawberry.enum(DeviceType, description="On what kind of device a session took place.")
 strawberry.enum(Rhythm, description="How regularly a learner learns: what a parent sees in place of a score.")
 strawberry.enum(SafetySeverity, description="How serious the tutor takes what it flags.")

@@ -14,6 +14,7 @@ from schema.connection import After, Before, Connection, First, Last, asked, con
 from schema.enums import MilestoneKind, Rhythm
 from schema.node import Info, Node, global_id
 from schema.scalars import BigInt
+from schema.selection import selected
 
 
 @strawberry.type(description="XP earned in one pillar.")
@@ -96,7 +97,7 @@ class LearningJourney:
         first: Annotated[int, strawberry.argument(description="How many, 1 to 100.")] = 5,
     ) -> list[QuestCompletion]:
         check_range("first", first, 1, 100)
-        rows = await info.context.load(journeys.recent_completions, self.subject_key, first)
+        rows = await info.context.load_fields(journeys.recent_completions, self.subject_key, first, selected(info))
         return [QuestCompletion.of(row) for row in rows]
 
     @strawberry.field(description="All milestones, newest first.")
@@ -109,7 +110,8 @@ class LearningJourney:
         before: Before = strawberry.UNSET,
     ) -> Connection[Milestone]:
         wanted = asked(journeys.BY_TIME, first, after, last, before)
-        return connection(await info.context.load(journeys.milestones, self.subject_key, wanted), Milestone.of)
+        found = await info.context.load_fields(journeys.milestones, self.subject_key, wanted, selected(info))
+        return connection(found, Milestone.of)
 
     @classmethod
     def of(cls, subject_key: UUID, journey: Journey) -> "LearningJourney":

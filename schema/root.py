@@ -34,6 +34,7 @@ from schema.intake import IntakeStatus
 from schema.journey import LearningJourney, Milestone
 from schema.node import Info, Node, parsed_id
 from schema.scalars import SCALARS
+from schema.selection import selected
 from schema.session import Session
 from schema.tracking import TrackEventInput, TrackEventsInput, TrackEventsPayload
 from schema.upsert import UpsertUsersInput, UpsertUsersPayload
@@ -96,13 +97,15 @@ class Query:
     async def engagement(self, info: Info, user_id: UserId, days: Days = 30) -> Engagement | None:
         info.context.require(*ASKERS)
         user = await _visible_user(info, user_id)
-        return Engagement.of(await info.context.load(engagements, user.subject_key, check_days(days)))
+        found = await info.context.load_fields(engagements, user.subject_key, check_days(days), selected(info))
+        return Engagement.of(found)
 
     @strawberry.field(description="What a learner has achieved so far.")
     async def journey(self, info: Info, user_id: UserId) -> LearningJourney | None:
         info.context.require(*ASKERS)
         user = await _visible_user(info, user_id)
-        return LearningJourney.of(user.subject_key, await info.context.load(journeys.journeys, user.subject_key, None))
+        found = await info.context.load_fields(journeys.journeys, user.subject_key, None, selected(info))
+        return LearningJourney.of(user.subject_key, found)
 
     @strawberry.field(description="Events of the last days by category: one user's, or everybody's for an admin.")
     async def event_counts(
@@ -137,7 +140,8 @@ class Query:
         before: Before = strawberry.UNSET,
     ) -> Connection[ActivityEvent] | None:
         wanted = asked(events.OF_ALL, first, after, last, before)
-        found = await events.activity_events(info.context, wanted, event_filter(types, from_, to), given(containing))
+        filtered = event_filter(types, from_, to)
+        found = await events.activity_events(info.context, wanted, filtered, given(containing), selected(info))
         return connection(found, ActivityEvent.of)
 
     @strawberry.field(description="What became of all accepted events; for admins and servers.")

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import strawberry
 
 from resolvers.reader import AnyRow
+from schema.enums import DeviceType
 from schema.node import Info, Node, global_id
 
 MINUTE = timedelta(minutes=1)
@@ -25,6 +26,9 @@ class Session(Node):
     )
     entry_path: str | None = strawberry.field(description="The path of its first page view.")
     exit_path: str | None = strawberry.field(description="The path of its last page view.")
+    device_type: DeviceType = strawberry.field(description="The kind of device; OTHER where it is not known.")
+    browser: str | None = strawberry.field(description="The browser's name, without its version.")
+    os: str | None = strawberry.field(description="The system's name, without its version.")
 
     @classmethod
     def of(cls, info: Info, row: AnyRow) -> "Session":
@@ -40,4 +44,7 @@ class Session(Node):
             is_bounce=row.is_bounce,
             entry_path=row.entry_path,
             exit_path=row.exit_path,
+            device_type=DeviceType(row.device_type),
+            browser=row.browser,
+            os=row.os,
         )

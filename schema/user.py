@@ -19,6 +19,7 @@ from schema.enums import Category, Role, UserRole
 from schema.event import ActivityEvent
 from schema.journey import LearningJourney
 from schema.node import Info, Node, global_id
+from schema.selection import selected
 from schema.session import Session
 
 Days = Annotated[int, strawberry.argument(description="How many local days, today included: 1 to 365.")]
@@ -70,11 +71,14 @@ class User(Node):
     @strawberry.field(description="Their figures over the last days.")
     async def engagement(self, info: Info, days: Days = 30) -> Engagement:
         length = engagements.check_days(days)
-        return Engagement.of(await info.context.load(engagements.engagements, self.subject_key, length))
+        return Engagement.of(
+            await info.context.load_fields(engagements.engagements, self.subject_key, length, selected(info))
+        )
 
     @strawberry.field(description="What they have achieved so far.")
     async def journey(self, info: Info) -> LearningJourney:
-        return LearningJourney.of(self.subject_key, await info.context.load(journeys.journeys, self.subject_key, None))
+        found = await info.context.load_fields(journeys.journeys, self.subject_key, None, selected(info))
+        return LearningJourney.of(self.subject_key, found)
 
     @strawberry.field(description="Their events, newest first.")
     async def events(
@@ -92,7 +96,8 @@ class User(Node):
         question = EventsQuestion(
             asked(events.OF_ONE, first, after, last, before), event_filter(types, from_, to, categories)
         )
-        return connection(await info.context.load(events.events, self.subject_key, question), ActivityEvent.of)
+        found = await info.context.load_fields(events.events, self.subject_key, question, selected(info))
+        return connection(found, ActivityEvent.of)
 
     @strawberry.field(description="Their sessions, newest first.")
     async def sessions(
@@ -104,7 +109,7 @@ class User(Node):
         before: Before = strawberry.UNSET,
     ) -> Connection[Session]:
         wanted = asked(sessions.BY_START, first, after, last, before)
-        found = await info.context.load(sessions.sessions, self.subject_key, wanted)
+        found = await info.context.load_fields(sessions.sessions, self.subject_key, wanted, selected(info))
         return connection(found, lambda row: Session.of(info, row))
 
     @strawberry.field(description="Their events of the last days by category, in the enum's order, none left out.")

@@ -19,7 +19,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from models.event import TrackedEvent
 from models.text import page_path
 from models.user import UserRole
-from tests.recomputation import HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
+from tests.platform import BROWSER
+from tests.recomputation import AGENTS, HALF_AN_HOUR, TAXONOMY, WHOLE_DAY, Event, History
+from tests.recomputation import TITLES as TITLE_KEYS
 
 ZONES = (
     "UTC",
@@ -44,6 +46,7 @@ GAPS = (
 DEVICES = (UUID(int=0xD1), UUID(int=0xD2), None)
 
 PATHS = st.sampled_from(("/", "/quests/q1", "/quests/q1/", "/badges?sort=new", "/tasks/7#hints"))
+SENT_AGENTS = st.sampled_from(tuple(AGENTS))
 PILLARS = st.sampled_from(("art", "craft", "maths", None))
 XP = st.sampled_from((0, 5, 10, 1_000_000))
 TITLES = st.sampled_from(("Maps", "Größe ✓"))
@@ -145,6 +148,7 @@ def happenings(
         device_id=device_id,
         from_service=from_service,
         page_path=draw(PATHS if kind == "page_view" else st.one_of(st.none(), PATHS)),
+        user_agent=draw(SENT_AGENTS) if from_service else BROWSER,
     )
 
 
@@ -199,6 +203,35 @@ def habits(draw: DrawFn, now: datetime, zone: str) -> list[Event]:
     ]
 
 
+@st.composite
+def records(draw: DrawFn, history: History, now: datetime) -> list[Event]:
+    """Milestones to import, told as events: from years before, of the last days, and some of a tracked identity."""
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    kinds = st.sampled_from(sorted(name for name, entry in TAXONOMY.items() if "milestone" in entry))
+    found = []
+    for years in draw(st.lists(st.integers(0, 3), max_size=8)):
+        at = draw(moments(now, history.time_zone)) - timedelta(days=365 * years)
+        event = draw(happenings(now, min(at, now), None, kinds))
+        if draw(st.booleans()) and history.events:
+            twin = draw(st.sampled_from(history.events))
+            event = replace(event, event_id=twin.event_id, occurred_at=twin.occurred_at)
+        found.append(event)
+    return found
+
+
+def as_line(event: Event, user_id: str) -> dict[str, Any]:
+    """The milestone as a line of a file to import."""
+    title = next((event.data[name] for name in TITLE_KEYS if name in event.data), None)
+    return {
+        "userId": user_id,
+        "kind": TAXONOMY[event.type]["milestone"],
+        "occurredAt": event.occurred_at.isoformat(timespec="milliseconds"),
+        "eventId": str(event.event_id),
+        "title": title,
+        **{name: event.data[name] for name in ("questId", "taskId", "badgeId", "xp", "pillar") if name in event.data},
+    }
+
+
 def sendable(now: datetime, event: Event, holds_for: timedelta) -> bool:
     """Whether it lies within the 60 days, and no figure turns because of it between `now` and `holds_for` later."""
     turning = (event.occurred_at + wait for wait in (HALF_AN_HOUR, WHOLE_DAY))
@@ -249,6 +282,7 @@ def as_input(event: Event, user_id: str) -> dict[str, Any]:
         "occurredAt": event.occurred_at.isoformat(timespec="milliseconds"),
         "event": {TAXONOMY[event.type]["field"]: event.data},
         **({"userId": user_id} if event.from_service else {}),
+        **({"client": {"userAgent": event.user_agent}} if event.from_service and event.user_agent else {}),
         **({"deviceId": str(event.device_id)} if event.device_id else {}),
         **({"page": {"path": event.page_path}} if event.page_path else {}),
     }
@@ -268,4 +302,5 @@ def as_tracked(event: Event, user_id: str, role: UserRole | None = None) -> Trac
         data=orjson.dumps(event.data["data"] if custom else event.data).decode(),
         device_id=event.device_id,
         page_path=event.page_path and page_path(event.page_path),
+        user_agent=event.user_agent,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from models.viewer import Role
-from tests.platform import Asker, Platform
+from tests.platform import BROWSER, Asker, Platform
 
 CHILD, SIBLING, PARENT, ADMIN, SERVICE_USER = "sam", "kim", "pat", "ada", "robin"
 STRANGER, STRANGERS_GUARDIAN, NOBODY = "zenobia", "gus", "nobody"
@@ -69,6 +69,7 @@ def day_of(who: str) -> Iterator[dict[str, Any]]:
             "event": event,
             "deviceId": str(device_of(who)),
             "page": {"path": f"/of/{who}"},
+            "client": {"userAgent": BROWSER},
             "userId": who,
         }
 

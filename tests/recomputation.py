@@ -8,7 +8,7 @@ lie after `now`.
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,18 @@ TAXONOMY: dict[str, dict[str, Any]] = {
     entry["type"]: entry for entry in json.loads(Path(__file__).with_name("taxonomy.json").read_text())["events"]
 }
 CATEGORIES = ("NAVIGATION", "QUEST", "BADGE", "TUTOR", "COMMUNITY", "AUTH", "PARENT", "ERROR", "CUSTOM")
+AGENTS: dict[str | None, tuple[str, str | None, str | None]] = {
+    None: ("OTHER", None, None),
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0": ("DESKTOP", "Firefox", "Linux"),
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.3"
+    " Mobile/15E148 Safari/604.1": ("MOBILE", "Mobile Safari", "iOS"),
+    "Mozilla/5.0 (Linux; Android 14; SM-X710) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/148.0.0.0 Safari/537.36": (
+        "TABLET",
+        "Chrome",
+        "Android",
+    ),
+}
+"""User agents with what they tell, read by a person."""
 ENDINGS = ("logout", "session_expired")
 TITLES = ("questTitle", "taskTitle", "badgeName")
 REWARDED = ("quest_completed", "task_completed", "badge_earned")
@@ -39,19 +51,22 @@ class Event:
     device_id: UUID | None = None
     from_service: bool = False
     page_path: str | None = None
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True)
 class History:
     """All that was ever sent of one learner, in the order it came.
 
-    `upserted_at` is the earliest of their first upsert and first token.
+    `upserted_at` is the earliest of their first upsert and first token. `imported` are the milestones from before the
+    platform came, told as the events that would have made them.
     """
 
     user_id: str
     time_zone: str
     upserted_at: datetime
     events: list[Event]
+    imported: list[Event] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,18 @@ def kept(history: History) -> list[Event]:
     return sorted(firsts.values(), key=order)
 
 
+def record(history: History) -> list[Event]:
+    """The milestones, in order: imported ones and those that follow from events.
+
+    They count for journey, quest counts and XP, not for active days. Of one identity the first imported one counts.
+    """
+    milestones: dict[tuple[UUID, datetime], Event] = {}
+    for event in [*history.imported, *kept(history)]:
+        if "milestone" in TAXONOMY[event.type]:
+            milestones.setdefault((event.event_id, event.occurred_at), event)
+    return sorted(milestones.values(), key=order)
+
+
 def local_day(history: History, instant: datetime) -> date:
     """The calendar day of an instant in the learner's own time zone."""
     return instant.astimezone(ZoneInfo(history.time_zone)).date()
@@ -133,6 +160,12 @@ def events_on(history: History, days: Iterable[date]) -> list[Event]:
     """All events of these local days, in order."""
     wanted = set(days)
     return [event for event in kept(history) if local_day(history, event.occurred_at) in wanted]
+
+
+def record_of(history: History, days: Iterable[date]) -> list[Event]:
+    """The milestones of these local days, in order."""
+    wanted = set(days)
+    return [event for event in record(history) if local_day(history, event.occurred_at) in wanted]
 
 
 def first_seen(history: History) -> datetime | None:
@@ -234,11 +267,16 @@ def is_bounce(events: list[Event]) -> bool | None:
 
 
 def sessions(history: History, now: datetime) -> list[dict[str, Any]]:
-    """The contract's `Session` but what the user agent tells, beside it `deviceId` and `eventIds`; newest first."""
+    """The contract's `Session`, beside it `deviceId` and `eventIds`; newest first.
+
+    Its user agent is the first that one of its non-passive events has.
+    """
     answer = []
     for visit in visits_of(history):
         events = belonging(history, visit)
         views = [event for event in events if event.type == "page_view"]
+        agent = next((event.user_agent for event in visit.active if event.user_agent), None)
+        device_type, browser, system = AGENTS[agent]
         answer.append(
             {
                 "startedAt": visit.start,
@@ -250,6 +288,9 @@ def sessions(history: History, now: datetime) -> list[dict[str, Any]]:
                 "isBounce": is_bounce(events),
                 "entryPath": page_path(views[0].page_path) if views else None,
                 "exitPath": page_path(views[-1].page_path) if views else None,
+                "deviceType": device_type,
+                "browser": browser,
+                "os": system,
                 "deviceId": visit.device_id,
                 "eventIds": [event.event_id for event in events],
             }
@@ -333,12 +374,12 @@ def completion_rate(history: History, window: list[date]) -> float | None:
     Abandoned ones stay in the denominator. Null under 5 starts.
     """
     firsts: dict[str, Event] = {}
-    for event in events_on(history, window):
+    for event in record_of(history, window):
         if event.type == "quest_started":
             firsts.setdefault(event.data["questId"], event)
     if len(firsts) < 5:
         return None
-    completions = [event for event in kept(history) if event.type == "quest_completed"]
+    completions = [event for event in record(history) if event.type == "quest_completed"]
     completed = [
         quest
         for quest, start in firsts.items()
@@ -349,7 +390,7 @@ def completion_rate(history: History, window: list[date]) -> float | None:
 
 def xp_by_pillar(history: History) -> list[dict[str, Any]]:
     """Most first, ties by name; a missing `pillar` adds to the total only, and a pillar without XP has no row."""
-    rewarded = [event for event in kept(history) if xp_of(event) > 0 and event.data.get("pillar") is not None]
+    rewarded = [event for event in record(history) if xp_of(event) > 0 and event.data.get("pillar") is not None]
     totals = {
         pillar: sum(xp_of(event) for event in rewarded if event.data["pillar"] == pillar)
         for pillar in {event.data["pillar"] for event in rewarded}
@@ -370,14 +411,13 @@ def milestones(history: History) -> list[dict[str, Any]]:
             "xp": xp_of(event),
             "pillar": event.data.get("pillar"),
         }
-        for event in reversed(kept(history))
-        if "milestone" in TAXONOMY[event.type]
+        for event in reversed(record(history))
     ]
 
 
 def recent_completions(history: History, first: int = 5) -> list[dict[str, Any]]:
-    """The newest `quest_completed` events, newest first."""
-    completions = [event for event in reversed(kept(history)) if event.type == "quest_completed"]
+    """The newest completed quests, newest first."""
+    completions = [event for event in reversed(record(history)) if event.type == "quest_completed"]
     return [
         {
             "questId": event.data["questId"],
@@ -400,7 +440,7 @@ def engagement(history: History, now: datetime, days: int = 30) -> dict[str, Any
     opened.
     """
     window = last_days(history, now, days)
-    events = events_on(history, window)
+    events, milestones = events_on(history, window), record_of(history, window)
     visits = [visit for visit in visits_of(history) if local_day(history, visit.start) in window]
     closed = [minutes(visit) for visit in visits if not is_open(visit, now)]
     return {
@@ -412,11 +452,11 @@ def engagement(history: History, now: datetime, days: int = 30) -> dict[str, Any
         "timeOnPlatformHours": math.fsum(minutes(visit) for visit in visits) / 60,
         "logins": len([event for event in events if event.type == "login_success"]),
         "questsViewed": len(distinct(events, "quest_viewed", "questId")),
-        "questsStarted": len(distinct(events, "quest_started", "questId")),
-        "questsCompleted": len(distinct(events, "quest_completed", "questId")),
-        "questsAbandoned": len(distinct(events, "quest_abandoned", "questId")),
-        "tasksCompleted": len(distinct(events, "task_completed", "taskId")),
-        "badgesEarned": len(distinct(events, "badge_earned", "badgeId")),
+        "questsStarted": len(distinct(milestones, "quest_started", "questId")),
+        "questsCompleted": len(distinct(milestones, "quest_completed", "questId")),
+        "questsAbandoned": len(distinct(milestones, "quest_abandoned", "questId")),
+        "tasksCompleted": len(distinct(milestones, "task_completed", "taskId")),
+        "badgesEarned": len(distinct(milestones, "badge_earned", "badgeId")),
         "completionRate": completion_rate(history, window),
         "currentStreak": current_streak(history, now),
         "longestStreak": longest_streak(history),
@@ -428,21 +468,22 @@ def engagement(history: History, now: datetime, days: int = 30) -> dict[str, Any
 def daily(history: History, window: list[date]) -> dict[str, list[Any]]:
     """Columns with one entry a local day, oldest first, no gaps."""
     visits = visits_of(history)
-    by_day = [events_on(history, [day]) for day in window]
+    record = record_of(history, window)
+    milestones = [[event for event in record if local_day(history, event.occurred_at) == day] for day in window]
     return {
         "dates": window,
-        "events": [len(events) for events in by_day],
+        "events": [len(events_on(history, [day])) for day in window],
         "activeMinutes": [
             math.fsum(minutes(visit) for visit in visits if local_day(history, visit.start) == day) for day in window
         ],
-        "questsCompleted": [len(distinct(events, "quest_completed", "questId")) for events in by_day],
-        "xp": [sum(xp_of(event) for event in events) for events in by_day],
+        "questsCompleted": [len(distinct(events, "quest_completed", "questId")) for events in milestones],
+        "xp": [sum(xp_of(event) for event in events) for events in milestones],
     }
 
 
 def journey(history: History, now: datetime, first: int = 5) -> dict[str, Any]:
     """The contract's `LearningJourney`, over all time; `first` is how many recent completions are asked for."""
-    events = kept(history)
+    events = record(history)
     by_pillar = xp_by_pillar(history)
     starts = [event.occurred_at for event in events if event.type == "quest_started"]
     return {

@@ -1,8 +1,8 @@
 """Deriving figures from events, anew for whatever changed."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
+    ColumnElement,
     Text,
     TextClause,
     bindparam,
@@ -40,6 +41,7 @@ from models.rollup import DirtySpan, Span, Stretch, first_unsealed, mark_dirty, 
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
+from models.user_agent import describe
 
 SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
@@ -58,14 +60,23 @@ async def roll_up(
     marked for the next. Days sealed at `now` stay as they are.
     """
     spans = await _claim(connection, subjects)
-    if spans:
-        sealed_before = horizon(now, anonymize_after_days)
-        stretches = await _stretches(connection, spans)
-        sealed = await _sealed_until(connection, stretches, sealed_before)
-        # In a thread, so that the storing of batches goes on beside it.
-        await _write(connection, await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed))
-        await _note_seen(connection, stretches)
+    await derive_again(connection, spans, horizon(now, anonymize_after_days))
     return len(spans)
+
+
+async def derive_again(connection: AsyncConnection, spans: Sequence[Span], sealed_before: datetime) -> Counter[str]:
+    """Derive again what the spans can change; gives by table how many rows were not as they should be.
+
+    The connection's transaction must hold the subjects' locks, and have one span at most of each.
+    """
+    if not spans:
+        return Counter()
+    stretches = await _stretches(connection, spans)
+    sealed = await _sealed_until(connection, stretches, sealed_before)
+    # In a thread, so that the storing of batches goes on beside it.
+    written = await _write(connection, await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed))
+    await _note_seen(connection, stretches)
+    return written
 
 
 async def postpone(connection: AsyncConnection) -> None:
@@ -88,8 +99,18 @@ async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
         .offset(0)
         .subquery()
     )
-    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(cast(oldest.c.subject_key, Text), 0))
+    lock = func.pg_try_advisory_xact_lock(lock_number(oldest.c.subject_key))
     held = (await connection.scalars(select(oldest.c.subject_key).where(lock).limit(subjects))).all()
+    return await claimed_spans(connection, held)
+
+
+def lock_number(subject_key: ColumnElement[UUID]) -> ColumnElement[int]:
+    """The advisory lock of a subject, which whoever writes their figures holds."""
+    return func.hashtextextended(cast(subject_key, Text), 0)
+
+
+async def claimed_spans(connection: AsyncConnection, held: Collection[UUID]) -> list[Span]:
+    """Take what is dirty of these subjects, whose locks the connection's transaction holds."""
     if not held:
         return []
     dirty: dict[UUID, tuple[datetime, datetime]] = {}
@@ -146,6 +167,7 @@ async def _events(
             event.from_service,
             event.page_path,
             case((event.event_type.in_(WITH_PAYLOAD), event.event_data), else_=null()).label("data"),
+            event.user_agent,
         )
         .where(
             event.subject_key == ranges.c.subject_key,
@@ -255,6 +277,7 @@ def _session_row(subject_key: UUID, session: Session) -> Row:
         "is_bounce": session.is_bounce,
         "entry_path": session.entry_path,
         "exit_path": session.exit_path,
+        **describe(session.user_agent)._asdict(),
     }
 
 
@@ -274,25 +297,31 @@ def _day_row(day: date, figures: Day) -> Row:
     }
 
 
-async def _write(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> None:
+async def _write(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> Counter[str]:
+    written: Counter[str] = Counter()
     tables: defaultdict[InstrumentedAttribute[Any], dict[UUID, Rewrite]] = defaultdict(dict)
     for rewrite in rewrites:
         tables[rewrite.column][rewrite.subject_key] = rewrite
     for column, of_table in tables.items():
-        await _delete_gone(connection, column, of_table)
+        name = column.class_.__tablename__
+        written[name] += await _delete_gone(connection, column, of_table)
         rows = [row for rewrite in of_table.values() for row in rewrite.rows]
         if rows:
-            await connection.execute(_upsert_statement(column), {"rows": rows})
+            changed = await connection.execute(_upsert_statement(column), {"rows": rows})
+            written[name] += len(changed.all())
+    return written
 
 
 async def _delete_gone(
     connection: AsyncConnection, column: InstrumentedAttribute[Any], rewrites: Mapping[UUID, Rewrite]
-) -> None:
-    """Delete what is kept of these days and follows from no event any more: seldom anything."""
+) -> int:
+    """Delete what is kept of these days and follows from no event any more: seldom anything; gives how many rows."""
     table = column.class_
+    ours = ~table.imported if table is LearningJourneyEvent else true()
     key = [getattr(table, each.name) for each in table.__table__.primary_key]
     kept = await connection.execute(
         select(*key).where(
+            ours,
             table.subject_key.in_(rewrites),
             column >= min(rewrite.since for rewrite in rewrites.values()),
             column < max(rewrite.until for rewrite in rewrites.values()),
@@ -307,22 +336,26 @@ async def _delete_gone(
     ]
     if gone:
         asked = unnest(key, gone)
-        await connection.execute(delete(table).where(*(each == asked.c[each.key] for each in key)))
+        await connection.execute(delete(table).where(ours, *(each == asked.c[each.key] for each in key)))
+    return len(gone)
 
 
 @cache
 def _upsert_statement(column: InstrumentedAttribute[Any]) -> TextClause:
-    """Rows that are the same already are not written again: a figure read often is rewritten seldom."""
+    """Rows that are the same already are not written again: a figure read often is rewritten seldom. Nor are imported
+    ones, which stay also where an event has the same identity. Returns a row for each that was written."""
     table = column.class_.__table__
     names = [each.name for each in table.columns]
     values = [each.name for each in table.columns if not each.primary_key]
+    ours = "NOT kept.imported AND " if "imported" in names else ""
     return text(
         f"INSERT INTO {table.name} AS kept ({', '.join(names)})"  # noqa: S608 - the names are the tables' own
         f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table.name}, :rows)"
         f" ON CONFLICT ({', '.join(key.name for key in table.primary_key)}) DO UPDATE"
         f" SET {', '.join(f'{name} = excluded.{name}' for name in values)}"
-        f" WHERE ({', '.join(f'kept.{name}' for name in values)})"
+        f" WHERE {ours}({', '.join(f'kept.{name}' for name in values)})"
         f" IS DISTINCT FROM ({', '.join(f'excluded.{name}' for name in values)})"
+        " RETURNING true"
     ).bindparams(bindparam("rows", type_=JSONB))
 
 

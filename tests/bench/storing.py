@@ -24,12 +24,9 @@ async def rows_a_second(servers: EmbeddedServers | None) -> float:
         names = ", ".join(column["name"] for column in columns)
         arrays = ", ".join(f"${number}::{column['type']}[]" for number, column in enumerate(columns, start=1))
         insert = await connection.prepare(
-            f"INSERT INTO limit_b ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608 - the table's own columns
-            " ON CONFLICT DO NOTHING RETURNING event_id"
+            f"INSERT INTO limit_b ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING RETURNING event_id"
         )
-        rows = await connection.fetch(
-            f"SELECT {names} FROM user_activity_events ORDER BY received_at LIMIT {ROWS}"  # noqa: S608 - the same
-        )
+        rows = await connection.fetch(f"SELECT {names} FROM user_activity_events ORDER BY received_at LIMIT {ROWS}")
         starts = range(0, len(rows), ROWS_A_BATCH)
         batches = [list(map(list, zip(*rows[start : start + ROWS_A_BATCH], strict=True))) for start in starts]
         began = perf_counter()

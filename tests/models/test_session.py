@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.session import StoredEvent, find_sessions, quiet_after, quiet_before
+from models.user_agent import describe
 from tests import recomputation
 from tests.histories import as_tracked, histories
 from tests.recomputation import Event, History
@@ -30,6 +31,7 @@ def read(event: Event) -> StoredEvent:
         kept.from_service,
         kept.page_path,
         kept.payload,
+        kept.user_agent,
     )
 
 
@@ -55,14 +57,26 @@ def test_they_are_those_of_the_recomputation_in_whatever_order_the_events_come(
     events = [read(each) for each in history.events]
     seed.shuffle(events)
     found = [
-        (one.started_at, one.ended_at, one.first.device_id, one.events, one.page_views, one.is_bounce)
+        (
+            one.started_at,
+            one.ended_at,
+            one.first.device_id,
+            one.events,
+            one.page_views,
+            one.is_bounce,
+            describe(one.user_agent),
+        )
         for one in find_sessions(events)
     ]
     expected = []
     for visit in recomputation.visits_of(history):
         theirs = recomputation.belonging(history, visit)
         views = sum(each.type == "page_view" for each in theirs)
-        expected.append((visit.start, visit.end, visit.device_id, len(theirs), views, recomputation.is_bounce(theirs)))
+        agent = next((each.user_agent for each in visit.active if each.user_agent), None)
+        bounce = recomputation.is_bounce(theirs)
+        expected.append(
+            (visit.start, visit.end, visit.device_id, len(theirs), views, bounce, recomputation.AGENTS[agent])
+        )
     assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 

@@ -110,7 +110,8 @@ BELOW_USER = {
         DEVICE: "deviceId",
     },
     "Session": {
-        VISIBLE: "id startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath",
+        VISIBLE: "id startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath "
+        "deviceType browser os",
     },
     "MilestoneConnection": {VISIBLE: "edges nodes pageInfo"},
     "MilestoneEdge": {VISIBLE: "node cursor"},

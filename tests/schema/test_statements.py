@@ -1,6 +1,7 @@
 """Nested questions cost one statement a level, however many learners are asked about, and none reads all events."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -194,3 +195,54 @@ async def test_no_nested_question_reads_the_events_from_end_to_end(
             found |= {how for table, how in reads(root["Plan"]) if table.startswith("user_activity_events")}
     assert found
     assert found <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
+
+
+COLUMNS_READ = {
+    "events { nodes { id } }": set(),
+    "events { nodes { data } }": {"event_data"},
+    "events { nodes { ...told } }": {"event_data", "page_path"},
+    "events { edges { node { sessionId } } }": {"session_id", "ended_at", "device_id"},
+    "events { nodes { deviceId } }": {"device_id"},
+    "events { pageInfo { hasNextPage } }": set(),
+    "sessions { nodes { startedAt } }": {"session_id", "ended_at"},
+    "sessions { nodes { browser os entryPath } }": {"session_id", "ended_at", "browser", "os", "entry_path"},
+    "journey { milestones { nodes { id } } }": set(),
+    "journey { milestones { nodes { title xp } } }": {"title", "xp"},
+    "journey { recentCompletions { questTitle } }": {"title"},
+    "journey { rhythm }": {"active"},
+    "journey { totalXp }": {"xp", "quest_id", "badge_id"},
+    "journey { favoritePillar }": {"xp", "pillar"},
+    "journey { timeOnPlatformHours }": {"session_lengths"},
+    "engagement { days }": set(),
+    "engagement { longestStreak }": {"active"},
+    "engagement { daily { dates xp } }": {"xp", "quest_id", "badge_id"},
+    "engagement { daily { events } }": {"session_lengths", "active"},
+    # Asked twice it is one statement, which reads what both need.
+    "a: events { nodes { data } } b: events { nodes { pagePath } }": {"event_data", "page_path"},
+}
+WATCHED = set.union(*COLUMNS_READ.values())
+
+
+@pytest.mark.parametrize("asked", COLUMNS_READ)
+async def test_what_is_not_asked_for_is_not_read(platform: Platform, asked: str) -> None:
+    await known(platform, ADMIN)
+    told = "fragment told on ActivityEvent { data ...again } fragment again on ActivityEvent { pagePath }"
+    query = f'{{ user(userId: "kid-07") {{ {asked} }} }}' + (told if "...told" in asked else "")
+    with sent_by(platform) as sent:
+        await platform.data(query, ADMIN)
+    read = {
+        column
+        for statement, _ in sent[1:]
+        for column in WATCHED
+        if re.search(rf"\w+\.{column}\b", statement.replace(f"theirs.{column}", ""))
+    }
+    assert read == COLUMNS_READ[asked]
+    levels = 2 if "journey { milestones" in asked or "recentCompletions" in asked else 1
+    assert len(sent) == 1 + levels
+
+
+async def test_a_fragment_spread_many_times_over_is_read_once(platform: Platform) -> None:
+    fragments = " ".join(f"fragment f{n} on ActivityEvent {{ ...f{n + 1} ...f{n + 1} }}" for n in range(60))
+    query = f'{{ user(userId: "kid-07") {{ events {{ nodes {{ ...f0 }} }} }} }} {fragments}'
+    found = await platform.data(f"{query} fragment f60 on ActivityEvent {{ type }}", ADMIN)
+    assert {node["type"] for node in found["user"]["events"]["nodes"]} > {"logout"}

@@ -1,9 +1,11 @@
 """Every figure that comes out is the one that a slow recomputation finds, whatever way the events came in."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,9 +18,10 @@ from models.viewer import Role
 from questlog.demo.course import TIME_ZONE, Course
 from questlog.demo.diary import events as diary
 from tests import recomputation
-from tests.histories import as_input, deliveries, histories
+from tests.histories import as_input, as_line, deliveries, histories, records
 from tests.platform import SERVICE, Platform
 from tests.recomputation import TAXONOMY, Event, History, differences
+from workers.journey import import_milestones
 
 ADMIN = (Role.ADMIN, "the admin")
 QUESTION = """
@@ -35,7 +38,9 @@ query ($userId: ID!) {
       milestones(first: 100) { nodes { kind occurredAt questId badgeId title xp pillar } }
     }
     sessions(first: 100) {
-      nodes { startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath }
+      nodes {
+        startedAt endedAt isOpen durationMinutes pageViews events isBounce entryPath exitPath deviceType browser os
+      }
     }
     events(first: 100) { nodes { eventId occurredAt sessionId } }
   }
@@ -61,7 +66,12 @@ async def test_random_histories(platform: Platform, data: st.DataObject) -> None
         history = data.draw(histories(now, holds_for=timedelta(minutes=2)))
         history = replace(history, user_id=f"learner-{uuid4()}", upserted_at=now)
         await platform.upsert({"userId": history.user_id, "role": "STUDENT", "timeZone": history.time_zone})
-        for batch in data.draw(deliveries(history)):
+        history.imported.extend(data.draw(records(history, now)))
+        batches = data.draw(deliveries(history))
+        for batch in batches[: len(batches) // 2]:
+            await deliver(platform, history.user_id, batch)
+        await bring(platform, history)
+        for batch in batches[len(batches) // 2 :]:
             await deliver(platform, history.user_id, batch)
         sent.append(history)
     await platform.settle()
@@ -120,6 +130,16 @@ async def deliver(platform: Platform, user_id: str, batch: Sequence[Event]) -> N
         for start in range(0, len(events), 500):
             taken = await platform.track(events[start : start + 500], asker)
             assert taken["userErrors"] == []
+
+
+async def bring(platform: Platform, history: History) -> None:
+    """Import the learner's record from before, twice."""
+    file = b"\n".join(json.dumps(as_line(event, history.user_id)).encode() for event in history.imported)
+    for _ in range(2):
+        steps = import_milestones(
+            platform.worker_engine, BytesIO(file), as_json=True, now=datetime.now(UTC), anonymize_after_days=90
+        )
+        assert [step.refused async for step in steps if step.refused] == []
 
 
 async def send(platform: Platform, events: Sequence[dict[str, Any]]) -> None:
@@ -193,7 +213,7 @@ def in_order(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             time if isinstance(time, datetime) else datetime.fromisoformat(time)
             for time in (session["startedAt"], session["endedAt"])
         ]
-        return *times, session["events"], session["pageViews"], str(session["entryPath"])
+        return *times, session["events"], session["pageViews"], str(session["entryPath"]), session["deviceType"]
 
     return sorted(sessions, key=key, reverse=True)
 

@@ -81,7 +81,7 @@ class Storing:
         order = "ORDER BY 1, 2, 3"
         return {
             table: await self.rows(
-                f"SELECT {columns} FROM {table} WHERE subject_key = :key {order}",  # noqa: S608 - the test's own names
+                f"SELECT {columns} FROM {table} WHERE subject_key = :key {order}",
                 key=key,
             )
             for table in DERIVED
@@ -98,7 +98,7 @@ class Storing:
     async def wipe(self, key: UUID) -> None:
         """Forget all that was derived of a subject."""
         for table in DERIVED:
-            await self.rows(f"DELETE FROM {table} WHERE subject_key = :key", key=key)  # noqa: S608 - its own names
+            await self.rows(f"DELETE FROM {table} WHERE subject_key = :key", key=key)
 
 
 async def impatient(connection: AsyncConnection) -> None:

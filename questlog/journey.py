@@ -1,0 +1,54 @@
+"""What `questlog import-milestones` does and shows."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questlog.progress import progress
+from questlog.supervisor import StartError
+from workers.journey import FileError, import_milestones
+
+FORMATS = {".csv": False, ".jsonl": True, ".ndjson": True}
+"""Whether a file whose name ends so is JSON Lines; of all others what they begin with tells."""
+
+
+async def run(engine: AsyncEngine, anonymize_after_days: int, name: str) -> None:
+    """Import a file, or stdin where its name is `-`, and print line, field and reason of each line that is refused.
+
+    Raises StartError where the file is of no use, and in the end where any line was refused.
+    """
+    imported = known = refused = 0
+    with _opened(name) as (file, size), progress("Importing", size) as advance:
+        steps = import_milestones(
+            engine,
+            file,
+            as_json=FORMATS.get(Path(name).suffix.lower()),
+            now=datetime.now(UTC),
+            anonymize_after_days=anonymize_after_days,
+        )
+        async for step in steps:
+            imported, known, refused = imported + step.imported, known + step.known, refused + len(step.refused)
+            for line in step.refused:
+                print(*line, sep="\t")
+            advance(file.tell() if size else imported + known + refused)
+    print(f"{imported:,} milestones were imported, {known:,} lines were known already, {refused:,} were refused")
+    if refused:
+        raise StartError("some lines were refused: put them right and import the file again")
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The file, and how many bytes it has where that is known."""
+    try:
+        if name == "-":
+            yield sys.stdin.buffer, None
+        else:
+            with Path(name).open("rb") as file:
+                yield file, Path(name).stat().st_size
+    except (FileError, OSError) as error:
+        raise StartError(f"{name} cannot be imported: {error}") from None
