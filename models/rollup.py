@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import insert
+from sqlalchemy import ColumnElement, Text, cast, func, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -38,6 +38,12 @@ async def mark_dirty(connection: AsyncConnection, spans: Iterable[Sequence[Any]]
     """Append (subject, first time, last time) to the log."""
     rows = unnest([DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at], spans)
     await connection.execute(insert(DirtySpan).from_select(rows.c.keys(), rows.select()))
+
+
+def held(subject_key: ColumnElement[UUID]) -> ColumnElement[bool]:
+    """Takes the lock under which a subject's figures are written, until the transaction ends; false where another
+    holds it."""
+    return func.pg_try_advisory_xact_lock(func.hashtextextended(cast(subject_key, Text), 0))
 
 
 @dataclass(frozen=True)

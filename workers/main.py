@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,12 +16,13 @@ from arq.connections import RedisSettings
 from arq.constants import default_queue_name
 from arq.worker import Worker
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
 from workers.ledger import store_counted, sweep
 from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
+from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
+SECONDS_BETWEEN_ASSESSMENTS = 5
+SECONDS_ASSESSING = 2
 SECONDS_TO_FINISH = 8
 LONGEST_PAUSE = 30
 BATCHES_AT_ONCE = 2
@@ -46,6 +50,13 @@ def create_worker(
         functions=[func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=2**31, keep_result=0)],
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
+            cron(
+                assess_all,
+                second=set(range(0, 60, SECONDS_BETWEEN_ASSESSMENTS)),
+                timeout=SECONDS_OF_ARQ,
+                max_tries=1,
+                keep_result=0,
+            ),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
             cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
         ],
@@ -53,15 +64,16 @@ def create_worker(
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=msgspec.msgpack.decode,
         poll_delay=0.05,
-        max_jobs=BATCHES_AT_ONCE + 2,
+        max_jobs=BATCHES_AT_ONCE + 3,
         handle_signals=handle_signals,
         job_completion_wait=SECONDS_TO_FINISH,
         keep_result=0,
         timezone=UTC,
         ctx={
-            "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 2, name="questlog worker"),
+            "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 3, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
             "rounds": Rounds(),
+            "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
         },
         on_startup=_show_life,
         on_shutdown=_disconnect,
@@ -108,7 +120,7 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
             await _tell(ctx, "figures could not be derived", error)
             if rounds.subjects_at_once == 1:
-                await _postpone(ctx)
+                await _put_off(ctx, postpone)
             rounds.subjects_at_once = 1
 
 
@@ -127,12 +139,39 @@ async def _roll_up_some(ctx: dict[str, Any], subjects: int) -> int:
         )
 
 
-async def _postpone(ctx: dict[str, Any]) -> None:
+async def _put_off(ctx: dict[str, Any], put_off: Callable[[AsyncConnection], Awaitable[None]]) -> None:
     try:
         async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-            await postpone(connection)
+            await put_off(connection)
     except Exception as error:  # noqa: BLE001 - where not even this is possible, the next round finds it as it was
         logger.warning("nor could the first be put behind the others: %s", _kind(error))
+
+
+async def assess_all(ctx: dict[str, Any]) -> None:
+    """Assess whoever is due, for as long as there is somebody, or for some seconds; nobody twice.
+
+    Where that fails, people are taken one at a time, and one who fails alone waits for an hour.
+    """
+    rounds: Rounds = ctx["assessing"]
+    clock = asyncio.get_running_loop()
+    until = clock.time() + SECONDS_ASSESSING
+    due_by = datetime.now(UTC)
+    try:
+        while clock.time() < until and await _assess_some(ctx, due_by, rounds.subjects_at_once):
+            rounds.subjects_at_once = min(2 * rounds.subjects_at_once, PEOPLE_AT_ONCE)
+            if await ctx["redis"].zcard(default_queue_name) > BATCHES_BEHIND:
+                break
+    except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
+        logger.warning("learners could not be assessed, and are with the next round: %s", _kind(error))
+        await _tell(ctx, "learners could not be assessed", error)
+        if rounds.subjects_at_once == 1:
+            await _put_off(ctx, put_off)
+        rounds.subjects_at_once = 1
+
+
+async def _assess_some(ctx: dict[str, Any], due_by: datetime, people: int) -> int:
+    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+        return await assess_due(connection, datetime.now(UTC), due_by=due_by, people=people)
 
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:

@@ -10,11 +10,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
-    Text,
     TextClause,
     bindparam,
     case,
-    cast,
     delete,
     func,
     literal,
@@ -36,10 +34,11 @@ from models.engagement import DailyActivity, DailyEventCount, Day, count_by_utc_
 from models.event import UserActivityEvent
 from models.horizon import horizon
 from models.journey import LearningJourneyEvent, milestone
-from models.rollup import DirtySpan, Span, Stretch, first_unsealed, mark_dirty, stretch_around
+from models.rollup import DirtySpan, Span, Stretch, first_unsealed, held, mark_dirty, stretch_around
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
+from workers.risk import assess_soon
 
 SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
@@ -65,6 +64,7 @@ async def roll_up(
         # In a thread, so that the storing of batches goes on beside it.
         await _write(connection, await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed))
         await _note_seen(connection, stretches)
+        await assess_soon(connection, [span.subject_key for span in spans], now)
     return len(spans)
 
 
@@ -88,14 +88,14 @@ async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
         .offset(0)
         .subquery()
     )
-    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(cast(oldest.c.subject_key, Text), 0))
-    held = (await connection.scalars(select(oldest.c.subject_key).where(lock).limit(subjects))).all()
-    if not held:
+    free = select(oldest.c.subject_key).where(held(oldest.c.subject_key)).limit(subjects)
+    claimed = (await connection.scalars(free)).all()
+    if not claimed:
         return []
     dirty: dict[UUID, tuple[datetime, datetime]] = {}
     for key, first, last in await connection.execute(
         delete(DirtySpan)
-        .where(DirtySpan.subject_key.in_(held))
+        .where(DirtySpan.subject_key.in_(claimed))
         .returning(DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at)
     ):
         known = dirty.get(key, (first, last))
