@@ -30,7 +30,9 @@ OF_A_LEARNER = """
 """
 AT_RISK = f"""
 query ($days: Int!, $first: Int) {{
-  atRiskStudents(days: $days, threshold: 0.1, first: $first) {{ nodes {{ user {{ {OF_A_LEARNER} }} risk {{ score }} }} }}
+  atRiskStudents(days: $days, threshold: 0, first: $first) {{
+    nodes {{ user {{ {OF_A_LEARNER} }} risk {{ score }} }}
+  }}
 }}
 """
 WITH_RISK = """
@@ -61,6 +63,10 @@ async def school(platform: Platform) -> None:
     for user_ids, days in ((CHILDREN, 6), (OTHERS, 20)):
         for start in range(0, len(user_ids), 5):
             await platform.track([sent for one in user_ids[start : start + 5] for sent in history(one, days)])
+    await platform.settle()
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("UPDATE users SET known_since = now() - interval '30 days'"))
+        await connection.execute(text("UPDATE assessments_due SET due_at = now()"))
     await platform.settle()
     async with platform.superuser.begin() as connection:
         await connection.execute(text("ANALYZE"))
