@@ -30,7 +30,7 @@ from models.rollup import held
 from models.taxonomy import MilestoneKind
 from models.user import User, UserRole
 
-PEOPLE_AT_ONCE = 200
+PEOPLE_AT_ONCE = 100
 A_WHILE = timedelta(hours=1)
 # A window's first day differs by up to a day around the world, and once more where a zone has changed.
 SLACK = timedelta(days=3)
