@@ -43,16 +43,16 @@ def still_there(course: Course) -> list[Learner]:
 
 
 def assess_course(course: Course) -> dict[str, dict[int, Assessment]]:
-    """Each learner's assessments by the window, as of the end of the course's last day."""
+    """Each learner's assessments by the window, as of the end of the course's last day; all were made known on its
+    first."""
+    known_since = midnight(course.first_day, ZONE)
     now = midnight(course.last_day + timedelta(days=1), ZONE) - BEFORE_MIDNIGHT
-    return {
-        learner.number: {days: assess(record_of(learner, course), days, now) for days in WINDOWS}
-        for learner in course.learners
-    }
+    records = {learner.number: record_of(learner, course, known_since) for learner in course.learners}
+    return {number: {days: assess(record, days, now) for days in WINDOWS} for number, record in records.items()}
 
 
-def record_of(learner: Learner, course: Course) -> Record:
-    """What the platform would have derived; everybody was made known on the course's first day."""
+def record_of(learner: Learner, course: Course, known_since: datetime) -> Record:
+    """What the platform would have derived."""
     events = [stored(event) for event in diary(learner, course)]
     days = find_days(events, find_sessions(events), ZONE)
     recent = [
@@ -71,7 +71,7 @@ def record_of(learner: Learner, course: Course) -> Record:
         if event.kind.milestone
     ]
     visits = [day.day for day in recent if day.visited]
-    return Record(ZONE, midnight(course.first_day, ZONE), max(visits, default=None), recent, steps)
+    return Record(ZONE, known_since, max(visits, default=None), recent, steps)
 
 
 def stored(event: Event) -> StoredEvent:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.risk import Assessment
 from questlog.demo.course import TIME_ZONE, Course
 from questlog.demo.diary import diary
 from tests import recomputation
@@ -21,18 +22,23 @@ def course() -> Course:
     return Course.read(DAY_60)
 
 
-def test_the_docs_have_what_the_command_measures(course: Course) -> None:
-    assessed = assess_course(course)
+@pytest.fixture(scope="module")
+def assessed(course: Course) -> dict[str, dict[int, Assessment]]:
+    return assess_course(course)
+
+
+def test_the_docs_have_what_the_command_measures(course: Course, assessed: dict[str, dict[int, Assessment]]) -> None:
     of_all, of_those_there = (ranking(learners, assessed) for learners in (course.learners, still_there(course)))
     measured = {name: (f"{of_all[name]:.3f}", f"{of_those_there[name]:.3f}") for name in of_all}
     rows = re.findall(r"^\| (.+) \| (\d\.\d{3}) \| (\d\.\d{3}) \|$", DOCS.read_text(), re.MULTILINE)
     assert {name: figures for name, *figures in rows} == {name: [*figures] for name, figures in measured.items()}
 
 
-def test_what_is_said_of_the_course_is_what_the_recomputation_says(course: Course) -> None:
+def test_what_is_said_of_the_course_is_what_the_recomputation_says(
+    course: Course, assessed: dict[str, dict[int, Assessment]]
+) -> None:
     known_since = datetime.combine(course.first_day, datetime.min.time(), UTC) - timedelta(hours=1)
-    assessed = assess_course(course)
-    for learner in course.learners[::48]:
+    for learner in course.learners[::12]:
         events = [as_event(sent) for sent in diary(learner, course)]
         history = History(learner.user_id, TIME_ZONE, known_since, events)
         for days, said in assessed[learner.number].items():
