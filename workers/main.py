@@ -120,13 +120,13 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
             await _tell(ctx, "figures could not be derived", error)
             if rounds.subjects_at_once == 1:
-                await _put_off(ctx, postpone)
+                await _leave_first(ctx, postpone)
             rounds.subjects_at_once = 1
 
 
 @dataclass
 class Rounds:
-    """What one round of roll-ups leaves to the next."""
+    """What one round leaves to the next."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     subjects_at_once: int = SUBJECTS_AT_ONCE
@@ -139,10 +139,10 @@ async def _roll_up_some(ctx: dict[str, Any], subjects: int) -> int:
         )
 
 
-async def _put_off(ctx: dict[str, Any], put_off: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+async def _leave_first(ctx: dict[str, Any], leave: Callable[[AsyncConnection], Awaitable[None]]) -> None:
     try:
         async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-            await put_off(connection)
+            await leave(connection)
     except Exception as error:  # noqa: BLE001 - where not even this is possible, the next round finds it as it was
         logger.warning("nor could the first be put behind the others: %s", _kind(error))
 
@@ -165,7 +165,7 @@ async def assess_all(ctx: dict[str, Any]) -> None:
         logger.warning("learners could not be assessed, and are with the next round: %s", _kind(error))
         await _tell(ctx, "learners could not be assessed", error)
         if rounds.subjects_at_once == 1:
-            await _put_off(ctx, put_off)
+            await _leave_first(ctx, put_off)
         rounds.subjects_at_once = 1
 
 
