@@ -211,19 +211,28 @@ def engagement(
     )
 
 
-def completion_rate(milestones: Iterable[KeptMilestone], fewest_starts: int = FEWEST_STARTS) -> float | None:
-    """Of the distinct quests started, the share completed after their first start; None with fewer starts than that.
+def completion_rate(milestones: Iterable[KeptMilestone]) -> float | None:
+    """Of the distinct quests started, the share completed after their first start; None under 5 starts.
 
     The milestones come in the order of events.
     """
+    started, completed = starts_and_completions((milestone.kind, milestone.quest_id) for milestone in milestones)
+    return completed / started if started >= FEWEST_STARTS else None
+
+
+def starts_and_completions(steps: Iterable[tuple[MilestoneKind, str | None]]) -> tuple[int, int]:
+    """How many distinct quests were started, and how many of these completed after their first start.
+
+    The steps, a kind and a quest each, come in the order of events.
+    """
     started: set[str | None] = set()
     completed: set[str | None] = set()
-    for milestone in milestones:
-        if milestone.kind is MilestoneKind.QUEST_STARTED:
-            started.add(milestone.quest_id)
-        elif milestone.kind is MilestoneKind.QUEST_COMPLETED and milestone.quest_id in started:
-            completed.add(milestone.quest_id)
-    return len(completed) / len(started) if len(started) >= fewest_starts else None
+    for kind, quest_id in steps:
+        if kind is MilestoneKind.QUEST_STARTED:
+            started.add(quest_id)
+        elif kind is MilestoneKind.QUEST_COMPLETED and quest_id in started:
+            completed.add(quest_id)
+    return len(started), len(completed)
 
 
 def _daily(window: Sequence[date], kept: Mapping[date, KeptDay], milestones: Iterable[KeptMilestone]) -> Daily:

@@ -96,7 +96,12 @@ async def insert_imported(connection: AsyncConnection, milestones: Mapping[Miles
 
 def rhythm(known_since: date, active_days: Sequence[date], today: date) -> Rhythm:
     """GREEN with two or more active days among the last seven; not told before 14 local dates have passed."""
-    if today - known_since < timedelta(days=SETTLING_DAYS):
+    if not enough_data(known_since, today):
         return Rhythm.NOT_ENOUGH_DATA
     recent = sum(today - timedelta(days=RECENT_DAYS) < day <= today for day in active_days)
     return Rhythm.GREEN if recent >= ENOUGH_ACTIVE_DAYS else Rhythm.YELLOW
+
+
+def enough_data(known_since: date, today: date) -> bool:
+    """Whether 14 local dates have passed since the one on which somebody became known."""
+    return today - known_since >= timedelta(days=SETTLING_DAYS)

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import ColumnElement, Text, cast, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -43,6 +43,16 @@ async def mark_dirty(connection: AsyncConnection, spans: Iterable[Sequence[Any]]
 async def number_dirty(connection: AsyncConnection) -> int:
     """How many spans wait to be derived."""
     return await connection.scalar(select(func.count()).select_from(DirtySpan)) or 0
+
+
+def lock_number(subject_key: ColumnElement[UUID]) -> ColumnElement[int]:
+    """The advisory lock of a subject, which whoever writes their figures holds."""
+    return func.hashtextextended(cast(subject_key, Text), 0)
+
+
+def held(subject_key: ColumnElement[UUID]) -> ColumnElement[bool]:
+    """Takes the subject's lock until the transaction ends; false where another holds it."""
+    return func.pg_try_advisory_xact_lock(lock_number(subject_key))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, unnest
+from models.risk import AssessmentDue
 
 
 class UserRole(StrEnum):
@@ -55,7 +56,10 @@ class Subject(NamedTuple):
 
 
 async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -> None:
-    """Keep whoever is not kept yet, in UTC until their zone is known; whoever is stays as they are."""
+    """Keep whoever is not kept yet, in UTC until their zone is known; whoever is stays as they are.
+
+    Whoever is new is due to be assessed.
+    """
     earliest = {person.user_id: person for person in sorted(arrivals, key=lambda person: person.at, reverse=True)}
     if not earliest:
         return
@@ -65,11 +69,15 @@ async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -
     )
     kept = select(User.user_id).where(User.user_id == rows.c.user_id)
     # One order for everybody: two batches that bring the same people never wait for each other in a circle.
-    await connection.execute(
+    new = await connection.execute(
         insert(User)
         .from_select(rows.c.keys(), select(rows).where(~kept.exists()).order_by(rows.c.user_id))
         .on_conflict_do_nothing(index_elements=[User.user_id])
+        .returning(User.subject_key, User.known_since)
     )
+    if due := new.all():
+        rows = unnest([AssessmentDue.subject_key, AssessmentDue.due_at], due)
+        await connection.execute(insert(AssessmentDue).from_select(rows.c.keys(), rows.select()))
 
 
 async def subjects_of(connection: AsyncConnection, user_ids: Sequence[str]) -> dict[str, Subject]:

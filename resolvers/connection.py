@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, datetime
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +40,15 @@ def word(text: object) -> str:
     return text
 
 
-_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word}
+def number(text: str) -> float:
+    """The finite number that a cursor holds; raises ValueError."""
+    found = float(text)
+    if not isfinite(found):
+        raise ValueError(text)
+    return found
+
+
+_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, float: number}
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ class Refusal:
 async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[dict[str, Any]], list[Refusal]]:
     """Keep the users as they are sent; gives the rows of those who were taken, and why others were not.
 
-    Where a zone changes, all days that are not sealed are derived again. A user sent twice is as if they were
-    sent one after the other.
+    Where a zone changes, all days that are not sealed are derived again; where a role does, the risk. A user sent
+    twice is as if they were sent one after the other.
     """
     request.require(Role.SERVICE, Role.ADMIN)
     if not 1 <= len(drafts) <= MOST_UPSERTS:
@@ -138,8 +138,11 @@ async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], reques
         for row in rows
         if row["time_zone"] != before[row["user_id"]].time_zone
     ]
-    if moved:
-        await mark_dirty(connection, moved)
+    recast = [
+        (row["subject_key"], request.now, request.now) for row in rows if row["role"] != before[row["user_id"]].role
+    ]
+    if moved or recast:
+        await mark_dirty(connection, moved + recast)
     return rows
 
 

@@ -1,12 +1,15 @@
 """Engagement, day by day and in all, and counts of events."""
 
 from datetime import date
+from uuid import UUID
 
 import strawberry
 
 from models.engagement import CATEGORIES
 from models.engagement import Engagement as EngagementFigures
-from schema.enums import Category
+from resolvers import risk as risks
+from schema.enums import Category, EngagementLevel
+from schema.node import Info
 from schema.scalars import BigInt
 
 
@@ -25,6 +28,7 @@ class DailyActivity:
 class Engagement:
     """The contract's Engagement."""
 
+    subject_key: strawberry.Private[UUID]
     days: int = strawberry.field(description="How many days the figures cover.")
     active_days: int = strawberry.field(description="Days with a learning event.")
     visit_days: int = strawberry.field(description="Days on which the learner was on the platform.")
@@ -50,10 +54,18 @@ class Engagement:
     last_active_on: date | None = strawberry.field(description="The last active day of all time.")
     daily: DailyActivity = strawberry.field(description="The same days one by one.")
 
+    @strawberry.field(
+        description="How engaged they are by their risk over 30 days, whatever days are asked for; for admins. Null "
+        "where there is not enough data."
+    )
+    async def level(self, info: Info) -> EngagementLevel | None:
+        return (await risks.assessment(info.context, self.subject_key)).level
+
     @classmethod
-    def of(cls, figures: EngagementFigures) -> "Engagement":
+    def of(cls, subject_key: UUID, figures: EngagementFigures) -> "Engagement":
         """The figures in this shape."""
-        return cls(**{**vars(figures), "daily": DailyActivity(**vars(figures.daily))})
+        daily = DailyActivity(**vars(figures.daily))
+        return cls(subject_key=subject_key, **{**vars(figures), "daily": daily})
 
 
 @strawberry.type(description="How many events of one category there were.")

@@ -3,12 +3,23 @@
 import strawberry
 
 from models.journey import Rhythm
+from models.risk import EngagementLevel, RiskFactorName
 from models.taxonomy import Category, MilestoneKind, SafetySeverity
 from models.user import UserRole
 from models.user_agent import DeviceType
 from models.viewer import Role
 
-__all__ = ["Category", "DeviceType", "MilestoneKind", "Rhythm", "Role", "SafetySeverity", "UserRole"]
+__all__ = [
+    "Category",
+    "DeviceType",
+    "EngagementLevel",
+    "MilestoneKind",
+    "Rhythm",
+    "RiskFactorName",
+    "Role",
+    "SafetySeverity",
+    "UserRole",
+]
 
 strawberry.enum(Role, description="Who asks.")
 strawberry.enum(UserRole, description="Who is kept.")
@@ -16,4 +27,6 @@ strawberry.enum(Category, name="EventCategory", description="What an event is ab
 strawberry.enum(MilestoneKind, description="What becomes part of a learner's own record.")
 strawberry.enum(DeviceType, description="On what kind of device a session took place.")
 strawberry.enum(Rhythm, description="How regularly a learner learns: what a parent sees in place of a score.")
+strawberry.enum(EngagementLevel, description="How engaged a learner is: HIGH is good.")
+strawberry.enum(RiskFactorName, description="What a score of dropout risk is made of.")
 strawberry.enum(SafetySeverity, description="How serious the tutor takes what it flags.")

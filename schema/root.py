@@ -16,6 +16,7 @@ from strawberry.types.graphql import OperationType
 from resolvers import event as events
 from resolvers import guardianship as guardianships
 from resolvers import journey as journeys
+from resolvers import risk as risks
 from resolvers import session as sessions
 from resolvers import user as users
 from resolvers.connection import moment, word
@@ -27,7 +28,7 @@ from resolvers.tracking import track
 from schema.compiled import Compiler
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.engagement import CategoryCount, Engagement, category_counts
-from schema.enums import UserRole
+from schema.enums import Role, UserRole
 from schema.event import ActivityEvent
 from schema.guardianship import GuardianshipPayload, LinkGuardianInput, UnlinkGuardianInput
 from schema.intake import IntakeStatus
@@ -38,7 +39,7 @@ from schema.selection import selected
 from schema.session import Session
 from schema.tracking import TrackEventInput, TrackEventsInput, TrackEventsPayload
 from schema.upsert import UpsertUsersInput, UpsertUsersPayload
-from schema.user import Days, Since, Types, Until, User, Viewer, event_filter
+from schema.user import AtRiskStudent, Days, Since, Types, Until, User, Viewer, event_filter
 
 MOST_NODES = 100
 UserId = Annotated[strawberry.ID, strawberry.argument(description="The platform's own id of the user.")]
@@ -98,7 +99,7 @@ class Query:
         info.context.require(*ASKERS)
         user = await _visible_user(info, user_id)
         found = await info.context.load_fields(engagements, user.subject_key, check_days(days), selected(info))
-        return Engagement.of(found)
+        return Engagement.of(user.subject_key, found)
 
     @strawberry.field(description="What a learner has achieved so far.")
     async def journey(self, info: Info, user_id: UserId) -> LearningJourney | None:
@@ -143,6 +144,23 @@ class Query:
         filtered = event_filter(types, from_, to)
         found = await events.activity_events(info.context, wanted, filtered, given(containing), selected(info))
         return connection(found, ActivityEvent.of)
+
+    @strawberry.field(description="Students who may be about to stop coming, the highest score first; for admins.")
+    async def at_risk_students(
+        self,
+        info: Info,
+        days: Annotated[
+            int, strawberry.argument(description="Over how many local days, today included: 7, 14, 30 or 90.")
+        ] = 30,
+        threshold: Annotated[float, strawberry.argument(description="The lowest score that is listed, 0 to 1.")] = 0.7,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[AtRiskStudent] | None:
+        info.context.require(Role.ADMIN)
+        wanted = asked(risks.BY_SCORE, first, after, last, before)
+        return connection(await risks.at_risk_students(info.context, days, threshold, wanted), AtRiskStudent.of)
 
     @strawberry.field(description="What became of all accepted events; for admins and servers.")
     async def intake(self, info: Info) -> IntakeStatus | None:

@@ -10,6 +10,7 @@ from resolvers import engagement as engagements
 from resolvers import event as events
 from resolvers import guardianship as guardianships
 from resolvers import journey as journeys
+from resolvers import risk as risks
 from resolvers import session as sessions
 from resolvers.event import EventFilter, EventsQuestion
 from resolvers.reader import AnyRow
@@ -19,6 +20,7 @@ from schema.enums import Category, Role, UserRole
 from schema.event import ActivityEvent
 from schema.journey import LearningJourney
 from schema.node import Info, Node, global_id
+from schema.risk import RiskAssessment
 from schema.selection import selected
 from schema.session import Session
 
@@ -71,9 +73,8 @@ class User(Node):
     @strawberry.field(description="Their figures over the last days.")
     async def engagement(self, info: Info, days: Days = 30) -> Engagement:
         length = engagements.check_days(days)
-        return Engagement.of(
-            await info.context.load_fields(engagements.engagements, self.subject_key, length, selected(info))
-        )
+        found = await info.context.load_fields(engagements.engagements, self.subject_key, length, selected(info))
+        return Engagement.of(self.subject_key, found)
 
     @strawberry.field(description="What they have achieved so far.")
     async def journey(self, info: Info) -> LearningJourney:
@@ -117,6 +118,10 @@ class User(Node):
         length = engagements.check_days(days)
         return category_counts(await info.context.load(engagements.event_counts, self.subject_key, length))
 
+    @strawberry.field(description="How likely it seems that they stop coming, by their last 30 days; for admins.")
+    async def risk(self, info: Info) -> RiskAssessment | None:
+        return RiskAssessment.of(await risks.assessment(info.context, self.subject_key))
+
     @strawberry.field(description="Who may see them: for the user themself, their guardians and admins.")
     async def guardians(self, info: Info) -> list[Person] | None:
         rows = await info.context.load(guardianships.guardians, self.subject_key, None)
@@ -135,6 +140,19 @@ class User(Node):
             first_seen_at=row.first_seen_at,
             last_seen_at=row.last_seen_at,
         )
+
+
+@strawberry.type(description="A student who may be about to stop coming.")
+class AtRiskStudent:
+    """The contract's AtRiskStudent."""
+
+    user: User = strawberry.field(description="The student.")
+    risk: RiskAssessment = strawberry.field(description="What is said of them over the days asked for.")
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "AtRiskStudent":
+        """The row in this shape."""
+        return cls(user=User.of(row), risk=RiskAssessment.of(risks.assessment_of(row)))
 
 
 @strawberry.type(description="Whoever the request comes from.")

@@ -1,4 +1,4 @@
-"""Makes the demo's course out of OULAD's Parquet files: `python tests/make_course.py FOLDER`."""
+"""Makes the demo's course out of OULAD's Parquet files: `python -m tests.make_course FOLDER`."""
 
 import csv
 import gzip
@@ -20,10 +20,16 @@ def main(oulad: Path) -> None:
     sites = {site["id_site"]: site["activity_type"] for site in presentation(oulad, "vle").to_pylist()}
     kinds = {task["id_assessment"]: task["assessment_type"] for task in presentation(oulad, "assessments").to_pylist()}
     learners = presentation(oulad, "studentInfo").sort_by("id_student").to_pylist()
+    registrations = presentation(oulad, "studentRegistration").to_pylist()
+    left = {row["id_student"]: row["date_unregistration"] for row in registrations}
     visits = within(presentation(oulad, "studentVle"), "date").to_pylist()
     submissions = within(pq.read_table(oulad / "studentAssessment.parquet"), "date_submitted").to_pylist()
 
-    write("learners.csv", ["learner"], ([row["id_student"]] for row in learners))
+    write(
+        "learners.csv",
+        ["learner", "result", "left"],
+        ([row["id_student"], row["final_result"], left[row["id_student"]]] for row in learners),
+    )
     write(
         "visits.csv.gz",
         ["learner", "day", "activity", "site"],

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from models.base import connect
+from models.risk import AssessmentDue
 from models.rollup import DirtySpan
 from models.viewer import Role
 from questlog.app import Api, create_app
@@ -28,6 +29,7 @@ from questlog.settings import Settings
 from questlog.signin import sign_token
 from workers.main import create_worker
 from workers.queue import open_queue
+from workers.risk import assess_due
 from workers.rollup import roll_up
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -111,7 +113,8 @@ class Platform:
         return payload
 
     async def settle(self) -> None:
-        """Return once everything that was acknowledged is stored, and everything stored is derived."""
+        """Return once everything that was acknowledged is stored, everything stored is derived, and everybody whom it
+        concerns assessed."""
         queue = await open_queue(self.settings.redis_url or "")
         try:
 
@@ -124,6 +127,15 @@ class Platform:
         while await self.dirty():
             async with self.worker_engine.begin() as connection:
                 await roll_up(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
+        await until(self.assessed)
+
+    async def assessed(self) -> bool:
+        """Whether nobody is due to be assessed any more, after all who are free were."""
+        async with self.worker_engine.begin() as connection:
+            while await assess_due(connection, datetime.now(UTC)):
+                pass
+            due = select(AssessmentDue).where(AssessmentDue.due_at <= datetime.now(UTC))
+            return not (await connection.execute(due)).first()
 
     async def dirty(self) -> int:
         """How many spans wait for a roll-up."""

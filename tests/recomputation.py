@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -344,12 +345,17 @@ def longest_streak(history: History) -> int:
     return max((run_ending(days, day) for day in days), default=0)
 
 
+def enough_data(history: History, now: datetime) -> bool:
+    """Not while fewer than 14 local dates have passed since *known since*."""
+    return (local_day(history, now) - local_day(history, known_since(history))).days >= 14
+
+
 def rhythm(history: History, now: datetime) -> str:
     """`NOT_ENOUGH_DATA` while fewer than 14 local dates have passed since *known since*.
 
     Else `GREEN` with 2 or more active days among the last 7 local days; else `YELLOW`.
     """
-    if (local_day(history, now) - local_day(history, known_since(history))).days < 14:
+    if not enough_data(history, now):
         return "NOT_ENOUGH_DATA"
     recent = [day for day in active_days(history) if day in last_days(history, now, 7)]
     return "GREEN" if len(recent) >= 2 else "YELLOW"
@@ -368,16 +374,16 @@ def xp_of(event: Event) -> int:
     return (event.data.get("xp") or 0) if event.type in REWARDED else 0
 
 
-def completion_rate(history: History, window: list[date]) -> float | None:
+def completion_rate(history: History, window: list[date], fewest_starts: int = 5) -> float | None:
     """Of the distinct quests started in the window, the share completed by now, after their first start in the window.
 
-    Abandoned ones stay in the denominator. Null under 5 starts.
+    Abandoned ones stay in the denominator. Null under 5 starts; for risk, from 1 start on.
     """
     firsts: dict[str, Event] = {}
     for event in record_of(history, window):
         if event.type == "quest_started":
             firsts.setdefault(event.data["questId"], event)
-    if len(firsts) < 5:
+    if len(firsts) < fewest_starts:
         return None
     completions = [event for event in record(history) if event.type == "quest_completed"]
     completed = [
@@ -508,6 +514,75 @@ def event_counts(history: History, now: datetime, days: int = 30) -> list[dict[s
         TAXONOMY[event.type]["category"].upper() for event in events_on(history, last_days(history, now, days))
     ]
     return [{"category": category, "count": categories.count(category)} for category in CATEGORIES]
+
+
+# ------------------------------------------------------------------------------------------ dropout risk
+
+WEIGHTS = {
+    "DAYS_INACTIVE": Fraction("0.40"),
+    "LOGIN_FREQUENCY": Fraction("0.25"),
+    "QUEST_COMPLETION": Fraction("0.20"),
+    "SESSION_DURATION": Fraction("0.10"),
+    "STREAK": Fraction("0.05"),
+}
+
+
+def risk_values(history: History, now: datetime, days: int) -> dict[str, Fraction]:
+    """The factors, clamped to 0..1, without those that are null."""
+    window = last_days(history, now, days)
+    last_sign = max(visit_days(history), default=local_day(history, known_since(history)))
+    visits = [day for day in visit_days(history) if day in window]
+    rate = completion_rate(history, window, fewest_starts=1)
+    closed = [
+        Fraction((visit.end - visit.start) // timedelta(milliseconds=1), 20 * 60 * 1000)
+        for visit in visits_of(history)
+        if local_day(history, visit.start) in window and not is_open(visit, now)
+    ]
+    values = {
+        "DAYS_INACTIVE": Fraction((local_day(history, now) - last_sign).days, 14),
+        "LOGIN_FREQUENCY": 1 - len(visits) / (days * Fraction(3, 7)),
+        "QUEST_COMPLETION": None if rate is None else 1 - Fraction(rate).limit_denominator(10_000),
+        "SESSION_DURATION": 1 - median(closed) if closed else None,
+        "STREAK": 1 - Fraction(current_streak(history, now), 7),
+    }
+    return {name: min(max(value, Fraction(0)), Fraction(1)) for name, value in values.items() if value is not None}
+
+
+def risk(history: History, now: datetime, days: int = 30) -> dict[str, Any]:
+    """The contract's `RiskAssessment` but for the evidence, over the last `days` local days, as of `now`."""
+    values = risk_values(history, now, days)
+    score = sum(WEIGHTS[name] * value for name, value in values.items()) / sum(WEIGHTS[name] for name in values)
+    return {
+        "score": float(score) if enough_data(history, now) else None,
+        "engagementLevel": risk_level(score) if enough_data(history, now) else None,
+        "factors": [
+            {"name": name, "weight": float(weight), "value": float(values[name]) if name in values else None}
+            for name, weight in WEIGHTS.items()
+        ],
+        "assessedAt": now,
+        "model": "seed-weights-1",
+    }
+
+
+def risk_level(score: Fraction | float) -> str:
+    """`HIGH` [0, 0.3), `MEDIUM` [0.3, 0.6), `LOW` [0.6, 0.8), `AT_RISK` [0.8, 1]."""
+    if score < Fraction("0.3"):
+        return "HIGH"
+    if score < Fraction("0.6"):
+        return "MEDIUM"
+    return "LOW" if score < Fraction("0.8") else "AT_RISK"
+
+
+def at_risk(histories: Iterable[History], now: datetime, days: int, threshold: float) -> list[str]:
+    """Of these students, who have a score from the threshold up, and visited or became known within the last 90 days:
+    highest first, then by user id."""
+    found = []
+    for history in histories:
+        score = risk(history, now, days)["score"]
+        signs = [*visit_days(history), local_day(history, known_since(history))]
+        if score is not None and score >= threshold and set(signs) & set(last_days(history, now, 90)):
+            found.append((-score, history.user_id))
+    return [user_id for _, user_id in sorted(found)]
 
 
 # ------------------------------------------------------------------------------------------ sealed days

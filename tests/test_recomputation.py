@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -641,6 +642,52 @@ def test_event_counts_have_every_category_in_the_enums_order() -> None:
     assert [row["category"] for row in counts] == list(recomputation.CATEGORIES)
     assert [row["count"] for row in counts] == [1, 6, 1, 0, 0, 1, 0, 0, 0]
     assert [row["count"] for row in recomputation.event_counts(ADA, NOW, 8)] == [2, 6, 1, 0, 0, 1, 0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------ dropout risk
+
+
+def values_of(found: dict[str, Any]) -> list[float | None]:
+    """The factors' values, in their order."""
+    return [factor["value"] for factor in found["factors"]]
+
+
+def test_risk_of_a_week() -> None:
+    found = recomputation.risk(ADA, NOW, 7)
+    assert values_of(found) == [0, 0, 0.5, 0.25, 4 / 7]
+    assert found["score"] == pytest.approx(0.20 * 0.5 + 0.10 * 0.25 + 0.05 * 4 / 7)
+    assert (found["engagementLevel"], found["model"]) == ("HIGH", "seed-weights-1")
+
+
+def test_risk_of_who_never_came_leaves_out_what_nothing_tells_of() -> None:
+    found = recomputation.risk(learner(), NOW)
+    assert values_of(found) == [1, 1, None, None, 1]
+    assert (found["score"], found["engagementLevel"]) == (1, "AT_RISK")
+
+
+def test_risk_is_not_told_before_14_local_dates_have_passed() -> None:
+    for upserted, score in (("03-07T23:59", None), ("03-06T00:00", pytest.approx((0.4 + 0.25 + 0.05) / 0.7))):
+        assert recomputation.risk(learner(upserted=upserted), NOW)["score"] == score
+    week = recomputation.risk(learner(upserted="03-13T12:00"), NOW)
+    assert values_of(week) == [0.5, 1, None, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("score", "level"),
+    [(0, "HIGH"), (0.2999, "HIGH"), (0.3, "MEDIUM"), (0.6, "LOW"), (0.7999, "LOW"), (0.8, "AT_RISK"), (1, "AT_RISK")],
+)
+def test_levels_of_risk(score: float, level: str) -> None:
+    assert recomputation.risk_level(Fraction(str(score))) == level
+
+
+def test_at_risk_are_the_highest_first_then_by_id_of_who_was_there_within_90_days() -> None:
+    never = [replace(learner(), user_id=name) for name in ("bob", "ann")]
+    gone = replace(learner(event("page_view", "2024-12-20T10:00"), upserted="2024-12-20T00:00"), user_id="gone")
+    just = replace(learner(event("page_view", "2024-12-21T10:00"), upserted="2024-12-20T00:00"), user_id="just")
+    here = replace(learner(event("page_view", "03-20T10:00")), user_id="here")
+    everybody = [*never, gone, just, here]
+    assert recomputation.at_risk(everybody, NOW, 30, 0.7) == ["ann", "bob", "just"]
+    assert recomputation.at_risk(everybody, NOW, 30, 0) == ["ann", "bob", "just", "here"]
 
 
 # ------------------------------------------------------------------------------------------ sealed days

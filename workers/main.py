@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,13 +16,14 @@ from arq.connections import RedisSettings
 from arq.constants import default_queue_name
 from arq.worker import Worker
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
 from workers.ledger import count_judged, store_counted, sweep
 from workers.metrics import BATCH_SECONDS, ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
 from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
+from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
+SECONDS_BETWEEN_ASSESSMENTS = 5
+SECONDS_ASSESSING = 2
 SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
@@ -51,6 +55,13 @@ def create_worker(
         ],
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(
+                assess_all,
+                second=set(range(0, 60, SECONDS_BETWEEN_ASSESSMENTS)),
+                timeout=SECONDS_OF_ARQ,
+                max_tries=NO_LAST_TRY,
+                keep_result=0,
+            ),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(
                 make_partitions_ahead,
@@ -65,15 +76,16 @@ def create_worker(
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=_read_job,
         poll_delay=0.01,  # at each, arq begins no more jobs than it may have at once
-        max_jobs=BATCHES_AT_ONCE + 2,
+        max_jobs=BATCHES_AT_ONCE + 3,
         handle_signals=handle_signals,
         job_completion_wait=SECONDS_TO_FINISH,
         keep_result=0,
         timezone=UTC,
         ctx={
-            "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 2, name="questlog worker"),
+            "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 3, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
             "rounds": Rounds(),
+            "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
         },
         on_startup=_show_life,
         on_shutdown=_disconnect,
@@ -168,13 +180,13 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
             logger.warning("figures could not be derived, and are with the next round: %s", _kind(error))
             await _tell(ctx, "figures could not be derived", error)
             if rounds.subjects_at_once == 1:
-                await _postpone(ctx)
+                await _leave_first(ctx, postpone)
             rounds.subjects_at_once = 1
 
 
 @dataclass
 class Rounds:
-    """What one round of roll-ups leaves to the next."""
+    """What one round leaves to the next."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     subjects_at_once: int = SUBJECTS_AT_ONCE
@@ -190,12 +202,39 @@ async def _roll_up_some(ctx: dict[str, Any], subjects: int) -> int:
     return derived
 
 
-async def _postpone(ctx: dict[str, Any]) -> None:
+async def _leave_first(ctx: dict[str, Any], leave: Callable[[AsyncConnection], Awaitable[None]]) -> None:
     try:
         async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
-            await postpone(connection)
+            await leave(connection)
     except Exception as error:  # noqa: BLE001 - where not even this is possible, the next round finds it as it was
         logger.warning("nor could the first be put behind the others: %s", _kind(error))
+
+
+async def assess_all(ctx: dict[str, Any]) -> None:
+    """Assess whoever is due, for as long as there is somebody, or for some seconds; nobody twice.
+
+    Where that fails, people are taken one at a time, and one who fails alone waits for an hour.
+    """
+    rounds: Rounds = ctx["assessing"]
+    clock = asyncio.get_running_loop()
+    until = clock.time() + SECONDS_ASSESSING
+    due_by = datetime.now(UTC)
+    try:
+        while clock.time() < until and await _assess_some(ctx, due_by, rounds.subjects_at_once):
+            rounds.subjects_at_once = min(2 * rounds.subjects_at_once, PEOPLE_AT_ONCE)
+            if await ctx["redis"].zcard(default_queue_name) > BATCHES_BEHIND:
+                break
+    except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
+        logger.warning("learners could not be assessed, and are with the next round: %s", _kind(error))
+        await _tell(ctx, "learners could not be assessed", error)
+        if rounds.subjects_at_once == 1:
+            await _leave_first(ctx, put_off)
+        rounds.subjects_at_once = 1
+
+
+async def _assess_some(ctx: dict[str, Any], due_by: datetime, people: int) -> int:
+    async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+        return await assess_due(connection, datetime.now(UTC), due_by=due_by, people=people)
 
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:

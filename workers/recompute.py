@@ -15,9 +15,10 @@ from models.base import unnest
 from models.device import TIME_ZONE, Device
 from models.event import UserActivityEvent
 from models.horizon import horizon, midnight
-from models.rollup import Span, first_unsealed
+from models.rollup import Span, first_unsealed, lock_number
 from models.user import User
-from workers.rollup import SUBJECTS_AT_ONCE, claimed_spans, derive_again, lock_number
+from workers.risk import assess_soon
+from workers.rollup import SUBJECTS_AT_ONCE, claimed_spans, derive_again
 
 EVENTS_AT_ONCE = 50_000
 DAY = timedelta(days=1)
@@ -77,6 +78,8 @@ async def recompute(
                 differing += await derive_again(
                     connection, _spans(subjects, since, until, sealed_before), sealed_before
                 )
+            if differing.total():
+                await assess_soon(connection, keys, now)
         yield Recomputed(len(subjects), differing)
         after = keys[-1]
 

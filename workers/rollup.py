@@ -10,12 +10,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
-    ColumnElement,
-    Text,
     TextClause,
     bindparam,
     case,
-    cast,
     delete,
     func,
     literal,
@@ -37,11 +34,12 @@ from models.engagement import DailyActivity, DailyEventCount, Day, count_by_utc_
 from models.event import UserActivityEvent
 from models.horizon import horizon
 from models.journey import LearningJourneyEvent, milestone
-from models.rollup import DirtySpan, Span, Stretch, first_unsealed, mark_dirty, stretch_around
+from models.rollup import DirtySpan, Span, Stretch, first_unsealed, held, mark_dirty, stretch_around
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
 from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
 from models.user import User
 from models.user_agent import describe
+from workers.risk import assess_soon
 
 SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
@@ -61,6 +59,7 @@ async def roll_up(
     """
     spans = await _claim(connection, subjects)
     await derive_again(connection, spans, horizon(now, anonymize_after_days))
+    await assess_soon(connection, [span.subject_key for span in spans], now)
     return len(spans)
 
 
@@ -99,24 +98,18 @@ async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
         .offset(0)
         .subquery()
     )
-    lock = func.pg_try_advisory_xact_lock(lock_number(oldest.c.subject_key))
-    held = (await connection.scalars(select(oldest.c.subject_key).where(lock).limit(subjects))).all()
-    return await claimed_spans(connection, held)
+    free = select(oldest.c.subject_key).where(held(oldest.c.subject_key)).limit(subjects)
+    return await claimed_spans(connection, (await connection.scalars(free)).all())
 
 
-def lock_number(subject_key: ColumnElement[UUID]) -> ColumnElement[int]:
-    """The advisory lock of a subject, which whoever writes their figures holds."""
-    return func.hashtextextended(cast(subject_key, Text), 0)
-
-
-async def claimed_spans(connection: AsyncConnection, held: Collection[UUID]) -> list[Span]:
+async def claimed_spans(connection: AsyncConnection, subject_keys: Collection[UUID]) -> list[Span]:
     """Take what is dirty of these subjects, whose locks the connection's transaction holds."""
-    if not held:
+    if not subject_keys:
         return []
     dirty: dict[UUID, tuple[datetime, datetime]] = {}
     for key, first, last in await connection.execute(
         delete(DirtySpan)
-        .where(DirtySpan.subject_key.in_(held))
+        .where(DirtySpan.subject_key.in_(subject_keys))
         .returning(DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at)
     ):
         known = dirty.get(key, (first, last))

@@ -60,9 +60,12 @@ class Figures:
 
 @dataclass
 class Learner:
-    """What one learner did, day by day."""
+    """What one learner did, day by day; how the course ended for them, and the day on which they left it, if they
+    did. Nobody is sent the end: it is there to judge by."""
 
     number: str
+    result: str
+    left: int | None = None
     visits: list[Visit] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
 
@@ -70,6 +73,10 @@ class Learner:
     def user_id(self) -> str:
         """The platform's id of the learner."""
         return f"oulad-{self.number}"
+
+    def left_by(self, day: int) -> bool:
+        """Whether they had left by that day of the course, the day included."""
+        return self.left is not None and self.left <= day
 
     @property
     def tasks(self) -> list[Visit]:
@@ -103,7 +110,10 @@ class Course:
     @classmethod
     def read(cls, last_day: date) -> Self:
         """The whole course out of the package's files."""
-        learners = {row["learner"]: Learner(row["learner"]) for row in rows("learners.csv")}
+        learners = {
+            row["learner"]: Learner(row["learner"], row["result"], int(row["left"]) if row["left"] else None)
+            for row in rows("learners.csv")
+        }
         for row in rows("visits.csv.gz"):
             learners[row["learner"]].visits.append(Visit(int(row["day"]), row["activity"], row["site"]))
         for row in rows("submissions.csv"):

@@ -65,6 +65,25 @@ async def test_two_at_once_do_it_once(empty: Logins) -> None:
     assert await count(empty, "SELECT count(*) FROM alembic_version") == 1
 
 
+async def test_whoever_is_known_before_there_is_risk_is_due_to_be_assessed(
+    empty: Logins, servers: EmbeddedServers
+) -> None:
+    await migrate(empty, "0004")
+    engine = connect(in_database(servers.superuser_url, make_url(empty.owner or "").database or ""), pool_size=1)
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO users (subject_key, user_id, role, known_since)"
+                " VALUES (gen_random_uuid(), 'ann', 'STUDENT', now())"
+            )
+        )
+    await migrate(empty)
+    async with engine.connect() as connection:
+        due = "SELECT user_id FROM users JOIN assessments_due USING (subject_key) WHERE due_at <= now()"
+        assert (await connection.execute(text(due))).all() == [("ann",)]
+    await engine.dispose()
+
+
 async def test_the_tables_have_the_columns_that_the_models_say(empty: Logins) -> None:
     await migrate(empty)
     for module in pkgutil.iter_modules(models.__path__):

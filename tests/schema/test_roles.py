@@ -67,9 +67,12 @@ ROOTS = {
     "Query.activityEvents": "UUUU     FFFF    FFFF   VVV-  FFFF",
     "Query.viewer":         "----     V---    VV--   V---  ----",
     "Query.intake":         "UUUU     FFFF    FFFF   VVVV  VVVV",
+    "Query.atRiskStudents": "UUUU     FFFF    FFFF   -VV-  FFFF",
 }
 VISIBLE =                   "....     V...    VV..   VVV.  ...."
 DEVICE =                    "....     V...    V0..   VVV.  ...."
+RISK =                      "....     F...    FF..   VVV.  ...."
+TOLD =                      "....     ....    ....   VVV.  ...."
 GUARDIANS =                 "....     V...    EV..   EVV.  ...."
 A_GUARDIAN =                "....     V...    .V..   .VV.  ...."
 
@@ -89,13 +92,17 @@ BELOW_USER = {
         VISIBLE: "id userId role displayName timeZone firstSeenAt lastSeenAt engagement journey events sessions "
         "eventCounts",
         GUARDIANS: "guardians",
+        RISK: "risk",
     },
     "Person": {A_GUARDIAN: "userId role displayName"},
     "Engagement": {
         VISIBLE: "days activeDays visitDays sessions medianSessionMinutes timeOnPlatformHours logins questsViewed "
         "questsStarted questsCompleted questsAbandoned tasksCompleted badgesEarned completionRate currentStreak "
-        "longestStreak lastActiveOn daily"
+        "longestStreak lastActiveOn daily",
+        RISK: "level",
     },
+    "RiskAssessment": {TOLD: "score engagementLevel factors assessedAt model"},
+    "RiskFactor": {TOLD: "name weight value evidence"},
     "DailyActivity": {VISIBLE: "dates events activeMinutes questsCompleted xp"},
     "LearningJourney": {
         VISIBLE: "firstQuestDate totalQuestsStarted totalQuestsCompleted currentStreak badgesEarned "
@@ -126,6 +133,9 @@ BESIDE_USER = {
     "Viewer": {"VVVVV": "role", "0VVV0": "user", "EEVEE": "children"},
     "UserConnection": {".VVV.": "edges nodes pageInfo"},
     "UserEdge": {".VVV.": "node cursor"},
+    "AtRiskStudentConnection": {"...V.": "edges nodes pageInfo"},
+    "AtRiskStudentEdge": {"...V.": "node cursor"},
+    "AtRiskStudent": {"...V.": "user risk"},
     "IntakeStatus": {
         "...VV": "accepted stored duplicate withdrawn waiting setAside workers",
         "...00": "oldestWaitingSeconds lastError",
@@ -188,17 +198,26 @@ def outcome(values: list[Any]) -> str:
     """What a field's values come to: the best of them counts."""
     if not values:
         return "."
+    if all(value in CODES.values() for value in values):
+        return str(values[0])
     if any(value not in (None, []) for value in values):
         return "V"
     return "E" if [] in values else "0"
 
 
+def refused(answer: Answer) -> dict[str, str]:
+    """What each field below the root came to that not everybody may ask who sees the rest."""
+    errors = [error for error in answer.get("errors", []) if len(error["path"]) > 1]
+    return {error["path"][-1].replace("__", "."): CODES[error["extensions"]["code"]] for error in errors}
+
+
 def root_outcome(answer: Answer) -> str:
     """What a request with one root comes to."""
     (root,) = answer["data"]
-    assert all(error["path"] == [root] for error in answer.get("errors", []))
-    if answer.get("errors"):
-        (error,) = answer["errors"]
+    assert refused(answer).items() <= {"User.risk": "F", "Engagement.level": "F"}.items()
+    errors = [error for error in answer.get("errors", []) if error["path"] == [root]]
+    if errors:
+        (error,) = errors
         assert answer["data"][root] is None
         return CODES[error["extensions"]["code"]]
     return outcome([answer["data"][root]])
@@ -216,6 +235,7 @@ NODES = f"query ($ids: [ID!]!) {{ nodes(ids: $ids) {below(QUERY, 'node')} }}"
 VIEWER = f"{{ viewer {below(QUERY, 'viewer')} }}"
 USERS = f"{{ users(first: 100) {below(QUERY, 'users')} }}"
 INTAKE = f"{{ intake {below(QUERY, 'intake')} }}"
+AT_RISK = f"{{ atRiskStudents(threshold: 0) {below(QUERY, 'atRiskStudents')} }}"
 OF_ONE = {
     "Query.user": USER,
     "Query.engagement": f"query ($who: ID!) {{ engagement(userId: $who) {below(QUERY, 'engagement')} }}",
@@ -236,9 +256,18 @@ class Town:
         return await self.platform.ask(query, ASKERS[asker], **variables)
 
 
+async def let_them_be_known_for_long(platform: Platform) -> None:
+    """For long enough to have a score."""
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("UPDATE users SET known_since = now() - interval '20 days'"))
+        await connection.execute(text("UPDATE assessments_due SET due_at = now()"))
+    await platform.settle()
+
+
 @pytest.fixture(scope="module")
 async def town(platform: Platform) -> Town:
     await move_in(platform)
+    await let_them_be_known_for_long(platform)
     nodes = {who: await node_ids(platform, who) for who in (*OWN.values(), SIBLING, STRANGER)}
     then = datetime.now(UTC) - timedelta(days=2)
     nodes[NOBODY] = {
@@ -274,7 +303,7 @@ async def test_node_and_nodes(town: Town) -> None:
     for (asker, whose), expected in cells(ROOTS["Query.nodes"]).items():
         answer = await town.ask(NODES, asker, ids=[*town.nodes[about(asker, whose)].values(), "of nothing"])
         *found, nothing = answer["data"]["nodes"]
-        assert "errors" not in answer
+        assert refused(answer).items() <= {"User.risk": "F", "Engagement.level": "F"}.items()
         assert nothing is None
         assert {outcome([each]) for each in found} == {expected}, (asker, whose)
 
@@ -287,6 +316,9 @@ async def test_lists_of_everybody(town: Town) -> None:
         who = about(asker, whose)
         answer = await town.ask(EVENTS_OF_ALL, asker, path={"profileId": who})
         assert _contained(answer, who) == expected, (asker, whose)
+    for (asker, whose), expected in cells(ROOTS["Query.atRiskStudents"]).items():
+        answer = await town.ask("{ atRiskStudents(threshold: 0) { nodes { user { userId } } } }", asker)
+        assert _contained(answer, about(asker, whose)) == expected, (asker, whose)
     for (asker, whose), expected in cells(ROOTS["Query.intake"]).items():
         assert root_outcome(await town.ask(INTAKE, asker)) == expected, (asker, whose)
     for (asker, whose), expected in cells(ROOTS["Query.viewer"]).items():
@@ -317,7 +349,7 @@ async def of_users(town: Town) -> Found:
         answer = await town.ask(USER, asker, who=about(asker, whose))
         values = found[asker, whose] = defaultdict(list)
         for field, value in values_in(answer["data"]["user"]):
-            values[field].append(value)
+            values[field].append(refused(answer).get(field, value))
     return found
 
 
@@ -333,7 +365,7 @@ async def test_a_field_beside_users(town: Town) -> None:
     found = []
     for asker in ASKERS:
         values = defaultdict(list)
-        for query in (VIEWER, USERS, INTAKE):
+        for query in (VIEWER, USERS, INTAKE, AT_RISK):
             for field, value in values_in(list(((await town.ask(query, asker))["data"] or {}).values())):
                 values[field].append(value)
         found.append(values)

@@ -29,6 +29,18 @@ OF_A_LEARNER = """
     eventCounts { category count }
     guardians { userId }
 """
+AT_RISK = f"""
+query ($days: Int!, $first: Int) {{
+  atRiskStudents(days: $days, threshold: 0, first: $first) {{
+    nodes {{ user {{ {OF_A_LEARNER} }} risk {{ score }} }}
+  }}
+}}
+"""
+WITH_RISK = """
+query ($first: Int) {
+  users(first: $first, role: STUDENT) { nodes { userId risk { score } engagement { sessions level } } }
+}
+"""
 # The users themselves, engagement, journey, recentCompletions, milestones, events, sessions, eventCounts, guardians.
 LEVELS = 9
 USERS = f"query ($first: Int) {{ users(first: $first, role: STUDENT) {{ nodes {{ {OF_A_LEARNER} }} }} }}"
@@ -52,6 +64,10 @@ async def school(platform: Platform) -> None:
     for user_ids, days in ((CHILDREN, 6), (OTHERS, 20)):
         for start in range(0, len(user_ids), 5):
             await platform.track([sent for one in user_ids[start : start + 5] for sent in history(one, days)])
+    await platform.settle()
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("UPDATE users SET known_since = now() - interval '30 days'"))
+        await connection.execute(text("UPDATE assessments_due SET due_at = now()"))
     await platform.settle()
     async with platform.superuser.begin() as connection:
         await connection.execute(text("ANALYZE"))
@@ -115,6 +131,39 @@ async def test_a_page_of_users_costs_one_statement_a_level(platform: Platform, f
         users = (await platform.data(USERS, ADMIN, first=first))["users"]["nodes"]
     assert [user["userId"] for user in users] == CHILDREN[:first]
     assert len(sent) == LEVELS
+
+
+@pytest.mark.parametrize("first", [1, 10, 50])
+@pytest.mark.parametrize("days", [7, 30])
+async def test_a_page_of_students_at_risk_costs_one_statement_a_level(
+    platform: Platform, days: int, first: int
+) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        students = (await platform.data(AT_RISK, ADMIN, days=days, first=first))["atRiskStudents"]["nodes"]
+    assert len(students) == first
+    assert len(sent) == LEVELS
+
+
+async def test_the_page_of_students_at_risk_is_found_by_its_index(platform: Platform) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        await platform.data("{ atRiskStudents(first: 5) { nodes { risk { score } } } }", ADMIN)
+    ((statement, parameters),) = sent
+    async with platform.api.databases.admin.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)).scalars())
+    assert "risk_assessments_days_rank_user_id_idx" in plan
+    assert "Sort" not in plan
+
+
+@pytest.mark.parametrize("first", [1, 50])
+async def test_risk_and_level_of_many_are_one_statement(platform: Platform, first: int) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        users = (await platform.data(WITH_RISK, ADMIN, first=first))["users"]["nodes"]
+    assert all(user["risk"] for user in users)
+    assert len(sent) == 3
 
 
 @pytest.mark.parametrize("count", [1, 10, 50])

@@ -30,6 +30,7 @@ query ($userId: ID!) {
     firstSeenAt lastSeenAt
     week: engagement(days: 7) { ...figures }
     engagement(days: 90) { ...figures }
+    risk { score engagementLevel factors { name weight value } assessedAt model }
     counts: eventCounts(days: 90) { category count }
     journey {
       firstQuestDate totalQuestsStarted totalQuestsCompleted currentStreak badgesEarned timeOnPlatformHours
@@ -48,7 +49,7 @@ query ($userId: ID!) {
 fragment figures on Engagement {
   days activeDays visitDays sessions medianSessionMinutes timeOnPlatformHours logins
   questsViewed questsStarted questsCompleted questsAbandoned tasksCompleted badgesEarned
-  completionRate currentStreak longestStreak lastActiveOn
+  completionRate currentStreak longestStreak lastActiveOn level
   daily { dates events activeMinutes questsCompleted xp }
 }
 """
@@ -185,14 +186,17 @@ async def wrong(platform: Platform, history: History) -> list[str]:
     """Where the platform's answers differ from the recomputation."""
     user = (await platform.data(QUESTION, ADMIN, userId=history.user_id))["user"]
     now = datetime.now(UTC)
+    risk = recomputation.risk(history, datetime.fromisoformat(user["risk"]["assessedAt"]))
+    level = {"level": risk["engagementLevel"]}
     journey = recomputation.journey(history, now, first=3)
     sessions = recomputation.sessions(history, now)
     events = recomputation.kept(history)
     return [
         *differences(recomputation.first_seen(history), user["firstSeenAt"], "firstSeenAt"),
         *differences(recomputation.last_seen(history), user["lastSeenAt"], "lastSeenAt"),
-        *differences(recomputation.engagement(history, now, 7), user["week"], "week"),
-        *differences(recomputation.engagement(history, now, 90), user["engagement"], "engagement"),
+        *differences(recomputation.engagement(history, now, 7) | level, user["week"], "week"),
+        *differences(recomputation.engagement(history, now, 90) | level, user["engagement"], "engagement"),
+        *differences(risk, user["risk"], "risk"),
         *differences(recomputation.event_counts(history, now, 90), user["counts"], "counts"),
         *differences({**journey, "milestones": {"nodes": journey["milestones"][:100]}}, user["journey"], "journey"),
         *differences(in_order(sessions)[:100], in_order(user["sessions"]["nodes"]), "sessions"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -196,6 +197,21 @@ async def _ask(town: Town, viewer: Viewer, ask: Ask) -> Any:
         await request.close()
 
 
+@pytest.mark.parametrize("asker", OTHERS)
+async def test_the_database_alone_keeps_risk_from_all_but_admins(town: Town, asker: str) -> None:
+    queries = (
+        "query ($who: ID!) { user(userId: $who) { risk { score } engagement { level } } }",
+        "{ atRiskStudents(threshold: 0) { nodes { user { userId } risk { score } } } }",
+    )
+    with without_the_codes_rule():
+        for query in queries:
+            answer = await town.platform.ask(query, ASKERS[asker], who=STRANGER)
+            assert not tells_of_stranger(answer["data"])
+            assert "score" not in json.dumps(answer["data"])
+            codes = {error["extensions"]["code"] for error in answer["errors"]}
+            assert codes <= {"INTERNAL_SERVER_ERROR", "NOT_FOUND"}
+
+
 async def test_guardians_are_kept_by_the_database_though_the_code_names_any_child(town: Town) -> None:
     query = "SELECT user_id FROM guardians_of(ARRAY[CAST(:key AS uuid)])"
     for role, who in (("PARENT", PARENT), ("STUDENT", CHILD), ("SERVICE", STRANGER), ("ADMIN", STRANGER)):
@@ -279,7 +295,7 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
     logins = town.platform.logins.names()
     viewer, admin = [set(await catalogue(town, privileges, login=logins[name])) for name in ("viewer", "admin")]
     assert {privilege for _, privilege in viewer | admin} == {"SELECT"}
-    assert admin - viewer == {("page_view_analytics", "SELECT")}
+    assert admin - viewer == {("page_view_analytics", "SELECT"), ("risk_assessments", "SELECT")}
     assert viewer < admin
 
 
@@ -293,6 +309,12 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
         ("intake", "SELECT app_begin('pat', 'PARENT')"),
         ("viewer", "SELECT * FROM dirty_spans"),
         ("viewer", "SELECT * FROM page_view_analytics"),
+        ("viewer", "SELECT * FROM risk_assessments"),
+        ("viewer", "SELECT * FROM assessments_due"),
+        ("intake", "SELECT * FROM risk_assessments"),
+        ("intake", "SELECT * FROM assessments_due"),
+        ("admin", "SELECT * FROM assessments_due"),
+        ("worker", "DELETE FROM risk_assessments"),
         ("viewer", "DELETE FROM users"),
         ("viewer", "SET ROLE questlog_admin"),
         ("viewer", "SET SESSION AUTHORIZATION questlog_admin"),

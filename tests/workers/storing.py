@@ -10,6 +10,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.event import TrackedEvent
+from models.risk import AssessmentDue
 from models.rollup import mark_dirty
 from models.user import User, UserRole
 from tests.platform import until
@@ -37,15 +38,20 @@ class Storing:
     engine: AsyncEngine
     superuser: AsyncEngine
 
-    async def know(self, user_id: str, zone: str = "UTC", role: UserRole = UserRole.STUDENT) -> UUID:
+    async def know(
+        self,
+        user_id: str,
+        zone: str = "UTC",
+        role: UserRole = UserRole.STUDENT,
+        since: datetime = NOW - timedelta(days=1),
+    ) -> UUID:
         """Keep a user; gives their key."""
         key = uuid4()
         async with self.superuser.begin() as connection:
             await connection.execute(
-                insert(User).values(
-                    subject_key=key, user_id=user_id, role=role, time_zone=zone, known_since=NOW - timedelta(days=1)
-                )
+                insert(User).values(subject_key=key, user_id=user_id, role=role, time_zone=zone, known_since=since)
             )
+            await connection.execute(insert(AssessmentDue).values(subject_key=key, due_at=since))
         return key
 
     async def store(self, batch: Sequence[TrackedEvent], days: int = DAYS) -> Stored:
