@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from resolvers.metrics import RATE_LIMITED
 
 SECONDS_FOR_VALKEY = 1
 SECONDS_BETWEEN_TRIES = 1
-SECONDS_IN_ADVANCE = 10
+MINUTE = 60
+UNASKED_PART = 100  # one part in so many of a limit is let pass without asking Valkey
 
 
 @dataclass(frozen=True)
@@ -42,49 +44,46 @@ class RateLimits:
             for kind, number in vars(most).items()
             if number
         }
-        self._in_advance: dict[tuple[str, str], int] = {}
+        self._unasked: Counter[tuple[str, str]] = Counter()
         self._forget_at = self._failed_at = float("-inf")
 
     async def spend(self, senders: Mapping[tuple[str, str], int]) -> None:
         """Count so many events of each sender: `user`, `device` or `address`, and which.
 
-        Up to a hundredth of what a sender may is counted in advance, so that few requests have to ask Valkey.
+        Valkey is told of a sender once they have sent more than a hundredth of their limit: most never do in a minute.
 
         Raises RateLimitedError where one has sent too many, with the time until they may send so many again; and
         where one alone sends more than they ever may at once, in any case.
         """
         now = time.monotonic()
         if now >= self._forget_at:
-            self._in_advance.clear()
-            self._forget_at = now + SECONDS_IN_ADVANCE
-        lacking = [(sender, number) for sender, number in senders.items() if not self._has(sender, number)]
-        if not lacking or now < self._failed_at + SECONDS_BETWEEN_TRIES:
+            self._unasked.clear()
+            self._forget_at = now + MINUTE
+        asking = [sender for sender, number in senders.items() if self._must_ask(sender, number)]
+        if not asking or now < self._failed_at + SECONDS_BETWEEN_TRIES:
             return
         try:
             async with asyncio.timeout(SECONDS_FOR_VALKEY):
-                for sender, number in lacking:
-                    await self._count(sender, number)
+                for sender in asking:
+                    await self._ask(sender, senders[sender])
         except (RedisError, OSError):
             self._failed_at = time.monotonic()
 
-    def _has(self, sender: tuple[str, str], number: int) -> bool:
-        """Whether the sender has no limit, or so many in advance, which are then taken."""
-        if sender[0] not in self._items:
+    def _must_ask(self, sender: tuple[str, str], number: int) -> bool:
+        item = self._items.get(sender[0])
+        if item is None:
+            return False
+        if self._unasked[sender] + number > item.amount // UNASKED_PART:
             return True
-        left = self._in_advance.get(sender, 0) - number
-        if left >= 0:
-            self._in_advance[sender] = left
-        return left >= 0
+        self._unasked[sender] += number
+        return False
 
-    async def _count(self, sender: tuple[str, str], number: int) -> None:
+    async def _ask(self, sender: tuple[str, str], number: int) -> None:
         kind, name = sender
         item = self._items[kind]
-        there = self._in_advance.pop(sender, 0)
-        more = item.amount // 100
-        if await self._limiter.hit(item, name, cost=number - there + more):
-            self._in_advance[sender] = self._in_advance.get(sender, 0) + more
-        elif not more or not await self._limiter.hit(item, name, cost=number - there):
-            self._in_advance[sender] = self._in_advance.get(sender, 0) + there
+        before = self._unasked.pop(sender, 0)
+        if not await self._limiter.hit(item, name, cost=before + number):
+            self._unasked[sender] += before
             reset_at, _ = await self._limiter.get_window_stats(item, name)
             RATE_LIMITED.labels(kind).inc()
             wait = max(1, math.ceil(1000 * (reset_at - time.time())))

@@ -374,6 +374,22 @@ def test_a_page_path_has_no_query_fragment_or_trailing_slash(sent: str | None, k
     assert recomputation.page_path(sent) == kept
 
 
+def test_a_sessions_browser_is_the_first_that_a_non_passive_event_tells() -> None:
+    firefox, safari, _ = filter(None, recomputation.AGENTS)
+    history = learner(
+        replace(event("api_error", "03-01T10:00"), user_agent=safari),
+        event("page_view", "03-01T10:00"),
+        replace(event("page_view", "03-01T10:01"), user_agent=firefox),
+        replace(event("page_view", "03-01T10:02"), user_agent=safari),
+        event("page_view", "03-01T12:00"),
+    )
+    found = recomputation.sessions(history, NOW)
+    assert [(one["deviceType"], one["browser"], one["os"]) for one in found] == [
+        ("OTHER", None, None),
+        ("DESKTOP", "Firefox", "Linux"),
+    ]
+
+
 # ------------------------------------------------------------------------------------------ days and streaks
 
 
@@ -548,6 +564,27 @@ def test_a_learner_without_events_has_a_journey_of_nothing() -> None:
     figures = recomputation.engagement(learner(), NOW, 2)
     assert (figures["medianSessionMinutes"], figures["lastActiveOn"]) == (None, None)
     assert figures["daily"]["dates"] == [date(2025, 3, 19), date(2025, 3, 20)]
+
+
+def test_imported_milestones_count_for_journey_quests_and_xp_but_for_no_day() -> None:
+    twin = event("quest_completed", "03-19T10:00", number=7, questId="q1", xp=900)
+    history = replace(
+        learner(twin),
+        imported=[
+            replace(twin, data={"questId": "q1", "xp": 5}),
+            replace(twin, data={"questId": "q1", "xp": 6}),
+            event("quest_started", "2019-05-01T10:00", questId="q0"),
+            event("badge_earned", "03-20T09:00", badgeId="b", xp=2, pillar="art"),
+        ],
+    )
+    journey = recomputation.journey(history, NOW)
+    assert journey["firstQuestDate"] == date(2019, 5, 1)
+    assert (journey["totalQuestsStarted"], journey["totalQuestsCompleted"], journey["badgesEarned"]) == (1, 1, 1)
+    assert (journey["totalXp"], journey["xpByPillar"]) == (7, [{"pillar": "art", "xp": 2}])
+    today = recomputation.engagement(history, NOW, 2)
+    assert today["daily"]["xp"] == [5, 2]
+    assert (today["daily"]["events"], today["activeDays"], today["badgesEarned"]) == ([1, 0], 1, 1)
+    assert recomputation.known_since(history) == at("01-01T00:00")
 
 
 # ------------------------------------------------------------------------------------------ the questions

@@ -31,8 +31,9 @@ LISTS = {
 }
 RECENT = of_sam("journey { recentCompletions(first: $n) { xp } }")
 OF_USERS = base64.urlsafe_b64encode(b'["users", "sam"]').decode()
-EVENT = b'["events", "2026-11-20T09:00:00+00:00", "00000000-0000-0000-0000-000000000007"]'
-OF_EVENTS = base64.urlsafe_b64encode(EVENT).decode()
+OF_EVENTS = base64.urlsafe_b64encode(
+    b'["events", "2026-11-20T09:00:00+00:00", "00000000-0000-0000-0000-000000000007"]'
+).decode()
 
 
 @pytest.fixture(scope="module", autouse=True)
