@@ -197,7 +197,7 @@ NEAR = ("127.0.0.1",)
 async def test_a_proxy_tells_who_asks_where_it_is_trusted(
     servers: EmbeddedServers, tmp_path: Path, proxies: tuple[str, ...], forwarded_for: str | None, address: str
 ) -> None:
-    async with new_api(servers, tmp_path, trusted_proxies=proxies) as behind:
+    async with new_api(servers, tmp_path, trusted_proxies=proxies, address_events_per_minute=9) as behind:
         headers = {"x-forwarded-proto": "https"} | ({"x-forwarded-for": forwarded_for} if forwarded_for else {})
         body = {"query": TRACK, "variables": {"events": some()}}
         answer = await behind.client.post("/graphql", json=body, headers=headers)
