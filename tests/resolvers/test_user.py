@@ -201,7 +201,7 @@ async def test_a_change_of_time_zone_moves_figures_to_the_right_local_days(platf
         assert sum(count["count"] for count in user["eventCounts"]) == 6
 
 
-async def test_only_another_time_zone_derives_days_again(platform: Platform) -> None:
+async def test_only_another_time_zone_derives_days_again_and_another_role_the_risk(platform: Platform) -> None:
     user = {"userId": "settled", "role": "STUDENT", "timeZone": "Asia/Tokyo"}
     await upsert(platform, [user])
     await platform.settle()
@@ -212,10 +212,13 @@ async def test_only_another_time_zone_derives_days_again(platform: Platform) -> 
         )
         await connection.execute(text(lock))
         await upsert(platform, [user | {"displayName": "S"}])
-        await upsert(platform, [{"userId": "settled", "role": "PARENT"}])
         assert await platform.dirty() == 0
-        await upsert(platform, [user | {"timeZone": "Asia/Seoul"}])
-        assert await platform.dirty() == 1
+        await upsert(platform, [{"userId": "settled", "role": "PARENT"}])
+        await upsert(platform, [{"userId": "settled", "role": "PARENT", "timeZone": "Asia/Seoul"}])
+        spans = await connection.execute(text("SELECT last_at - first_at FROM dirty_spans ORDER BY marked_at"))
+        of_role, of_zone = spans.scalars()
+        assert of_role == timedelta(0)
+        assert of_zone > timedelta(days=80)
 
 
 async def test_first_and_last_seen_and_known_since_follow_the_events(platform: Platform) -> None:
