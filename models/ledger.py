@@ -4,7 +4,7 @@ At rest accepted = stored + duplicate + withdrawn + waiting + set aside. What wa
 counted here, in the transaction that does it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -59,15 +59,20 @@ class Counts(NamedTuple):
     withdrawn: int = 0
 
 
-async def claim_batch(connection: AsyncConnection, batch_id: str) -> bool:
-    """Whether the batch is not stored yet; from now on, where the transaction is committed, it is.
+async def claim_batches(connection: AsyncConnection, batch_ids: Collection[str]) -> set[str]:
+    """Which of the batches are not stored yet; from now on, where the transaction is committed, they are.
 
-    Of two that claim it at once, the second waits for the first.
+    Of two that claim one at once, the second waits for the first.
     """
-    claimed = await connection.execute(
-        insert(StoredBatch).values(batch_id=batch_id).on_conflict_do_nothing().returning(StoredBatch.batch_id)
+    # One order for everybody: two that claim the same never wait for each other in a circle.
+    rows = unnest([StoredBatch.batch_id], [(batch_id,) for batch_id in sorted(batch_ids)])
+    claimed = await connection.scalars(
+        insert(StoredBatch)
+        .from_select(rows.c.keys(), select(rows))
+        .on_conflict_do_nothing()
+        .returning(StoredBatch.batch_id)
     )
-    return claimed.first() is not None
+    return set(claimed)
 
 
 async def stored_batches(connection: AsyncConnection, after: str = "", limit: int | None = None) -> list[str]:

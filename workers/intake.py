@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.event import TrackedEvent
-from workers.ledger import count_judged, store_counted
+from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
 from workers.queue import QueueFullError, enqueue
 
@@ -110,7 +110,7 @@ class Intake:
         """All batches in one transaction: a request's events are kept together or not at all."""
         async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
             judged = [
-                await store_counted(connection, batch, anonymize_after_days=self._anonymize_after_days)
+                await store_unqueued(connection, batch, anonymize_after_days=self._anonymize_after_days)
                 for batch in batches
             ]
         for each in judged:

@@ -1,7 +1,7 @@
 """Storing what was accepted, and counting it: each batch once, whoever has it in hand and however often."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from arq.connections import ArqRedis
@@ -13,7 +13,7 @@ from models.event import TrackedEvent
 from models.ledger import (
     Counts,
     add_counts,
-    claim_batch,
+    claim_batches,
     counts,
     forget_batches,
     number_set_aside,
@@ -60,23 +60,34 @@ class Judged(NamedTuple):
     set_aside: int
 
 
-async def store_counted(
-    connection: AsyncConnection,
-    batch: Sequence[TrackedEvent],
-    *,
-    anonymize_after_days: int,
-    batch_id: str | None = None,
+async def store_batches(
+    connection: AsyncConnection, batches: Mapping[str, Sequence[TrackedEvent]], *, anonymize_after_days: int
 ) -> Judged:
-    """Store the batch and count it, in the connection's transaction; an event that cannot be stored is set aside.
+    """Store the queue's batches, by id, and count them, in the connection's transaction; one that the queue hands out
+    twice is counted once, and an event that cannot be stored is set aside.
 
-    `batch_id` is the queue's, by which a batch that it hands out twice is counted once; None is for a batch that was
-    never there. Raises what the database raises where no event is at fault.
+    Raises what the database raises where no event is at fault.
     """
-    if batch_id is not None and not await claim_batch(connection, batch_id):
+    claimed = await claim_batches(connection, batches.keys())
+    events = [event for batch_id in batches if batch_id in claimed for event in batches[batch_id]]
+    return await _store_counted(connection, events, 0, anonymize_after_days)
+
+
+async def store_unqueued(
+    connection: AsyncConnection, events: Sequence[TrackedEvent], *, anonymize_after_days: int
+) -> Judged:
+    """The same for events that never were in the queue."""
+    return await _store_counted(connection, events, len(events), anonymize_after_days)
+
+
+async def _store_counted(
+    connection: AsyncConnection, events: Sequence[TrackedEvent], accepted: int, anonymize_after_days: int
+) -> Judged:
+    if not events:
         return Judged(0, 0, 0, 0)
-    stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
-    await add_counts(connection, Counts(len(batch) if batch_id is None else 0, *stored))
-    return Judged(*stored, set_aside=len(batch) - sum(stored))
+    stored = await _store_or_set_aside(connection, events, anonymize_after_days)
+    await add_counts(connection, Counts(accepted, *stored))
+    return Judged(*stored, set_aside=len(events) - sum(stored))
 
 
 def count_judged(judged: Judged) -> None:

@@ -20,9 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
-from workers.ledger import count_judged, store_counted, sweep
-from workers.metrics import BATCH_SECONDS, ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
-from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
+from workers.batch import TRANSACTIONS_AT_ONCE, GroupCommit
+from workers.ledger import sweep
+from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
+from workers.queue import LAST_ERROR, WORKERS, decode_batch
 from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
@@ -37,8 +38,8 @@ SECONDS_ASSESSING = 2
 SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
-BATCHES_AT_ONCE = 2
-BATCHES_BEHIND = 8  # as many waiting mean that storing needs the time that figures would take
+JOBS_AT_ONCE = 24
+BATCHES_BEHIND = 24  # as many waiting mean that storing needs the time that figures would take
 
 
 def create_worker(
@@ -75,19 +76,19 @@ def create_worker(
         redis_settings=RedisSettings.from_dsn(redis_url),
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=_read_job,
-        poll_delay=0.01,  # at each, arq begins no more jobs than it may have at once
-        max_jobs=BATCHES_AT_ONCE + 3,
+        poll_delay=0.02,
+        max_jobs=JOBS_AT_ONCE,
         handle_signals=handle_signals,
         job_completion_wait=SECONDS_TO_FINISH,
         keep_result=0,
         timezone=UTC,
         ctx={
-            "engine": connect(database_url, pool_size=BATCHES_AT_ONCE + 3, name="questlog worker"),
+            "engine": connect(database_url, pool_size=TRANSACTIONS_AT_ONCE + 3, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
             "rounds": Rounds(),
             "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
         },
-        on_startup=_show_life,
+        on_startup=_begin,
         on_shutdown=_disconnect,
     )
 
@@ -103,22 +104,16 @@ async def run(worker: Worker) -> None:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if commits := worker.ctx.get("commits"):
+            await commits.close()
 
 
 async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
     """Store a batch of tracked events; whatever goes wrong, arq keeps it and it is tried again."""
+    commits: GroupCommit = ctx["commits"]
     try:
         async with asyncio.timeout(SECONDS_OF_OURS):
-            with timed(BATCH_SECONDS):
-                async with _engine(ctx).begin() as connection:
-                    judged = await store_counted(
-                        connection,
-                        decode_batch(batch),
-                        anonymize_after_days=ctx["anonymize_after_days"],
-                        batch_id=ctx["job_id"],
-                    )
-            count_judged(judged)
-            await ctx["redis"].hdel(WAITING, ctx["job_id"])
+            await commits.store(ctx["job_id"], decode_batch(batch))
     # After a standstill arq's time-out comes together with ours, as a cancellation: it must not pass for an error.
     except (Exception, asyncio.CancelledError) as error:
         pause = min(2 ** min(ctx["job_try"], 10), LONGEST_PAUSE)
@@ -259,8 +254,9 @@ async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
         raise Retry(defer=LONGEST_PAUSE) from error
 
 
-async def _show_life(ctx: dict[str, Any]) -> None:
-    """Tell others every second that this worker is alive."""
+async def _begin(ctx: dict[str, Any]) -> None:
+    """Be ready for jobs, and tell others every second that this worker is alive."""
+    ctx["commits"] = GroupCommit(_engine(ctx), ctx["redis"], anonymize_after_days=ctx["anonymize_after_days"])
     name = ctx["name"] = uuid4().hex
 
     async def show_forever() -> None:
@@ -296,6 +292,7 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 async def _disconnect(ctx: dict[str, Any]) -> None:
     ctx["life"].cancel()
     await asyncio.gather(ctx["life"], return_exceptions=True)
+    await ctx["commits"].close()
     with contextlib.suppress(RedisError, OSError):
         await ctx["redis"].zrem(WORKERS, ctx["name"])
     await _engine(ctx).dispose()

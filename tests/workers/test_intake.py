@@ -14,7 +14,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from models.event import TrackedEvent
-from models.ledger import claim_batch, list_set_aside, stored_batches
+from models.ledger import claim_batches, list_set_aside, stored_batches
 from models.user import UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
@@ -24,7 +24,7 @@ from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api, wo
 from tests.workers.storing import DAYS, NOW, visit
 from workers.event import Stored
 from workers.intake import Intake
-from workers.ledger import BATCHES_AT_ONCE, drop_set_aside, ledger, retry_set_aside, store_counted, sweep
+from workers.ledger import BATCHES_AT_ONCE, drop_set_aside, ledger, retry_set_aside, store_batches, sweep
 from workers.main import sweep_batches
 from workers.queue import WAITING, decode_batch, open_queue
 
@@ -284,7 +284,7 @@ async def test_a_batch_that_is_handed_out_twice_is_counted_once(queue: ArqRedis,
     batch = some(5)
     for _ in range(2):
         async with api.worker_engine.begin() as connection:
-            await store_counted(connection, batch, anonymize_after_days=DAYS, batch_id="the same")
+            await store_batches(connection, {"the same": batch}, anonymize_after_days=DAYS)
     status = await intake_status(api)
     assert (status["stored"], status["duplicate"]) == (5, 0)
     async with api.worker_engine.begin() as connection:
@@ -308,8 +308,7 @@ async def test_a_ledger_of_many_batches_is_read_and_swept_in_parts(queue: ArqRed
         putting.mset({f"arq:job:{batch_id}": b"" for batch_id in kept})
         await putting.execute()
     async with api.worker_engine.begin() as connection:
-        for batch_id in stored:
-            await claim_batch(connection, batch_id)
+        await claim_batches(connection, stored)
     waiting = [index for index, batch_id in enumerate(batches) if batch_id not in stored]
     async with api.worker_engine.connect() as connection:
         current = await ledger(connection, queue)
