@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from models.analytics import DirtyDay
 from models.base import connect
 from models.rollup import DirtySpan
 from models.viewer import Role
@@ -25,6 +26,7 @@ from questlog.database import LOGINS, Logins, logins, migrate
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
 from questlog.signin import sign_token
+from workers.analytics import refresh
 from workers.main import create_worker
 from workers.queue import open_queue
 from workers.rollup import roll_up
@@ -120,6 +122,14 @@ class Platform:
         while await self.dirty():
             async with self.worker_engine.begin() as connection:
                 await roll_up(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
+        while await self.unsummed():
+            async with self.worker_engine.begin() as connection:
+                await refresh(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
+
+    async def unsummed(self) -> int:
+        """How many marks wait for the platform's numbers to be summed again."""
+        async with self.worker_engine.connect() as connection:
+            return await connection.scalar(select(func.count()).select_from(DirtyDay)) or 0
 
     async def dirty(self) -> int:
         """How many spans wait for a roll-up."""

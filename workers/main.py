@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions
+from workers.analytics import refresh
 from workers.ledger import store_counted, sweep
 from workers.queue import LAST_ERROR, WAITING, WORKERS, decode_batch
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
@@ -46,6 +47,7 @@ def create_worker(
         functions=[func(store_batch, timeout=SECONDS_OF_ARQ, max_tries=2**31, keep_result=0)],
         cron_jobs=[
             cron(roll_up_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
+            cron(refresh_all, second={0, 30}, timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=1, keep_result=0),
             cron(make_partitions_ahead, minute=30, run_at_startup=True, timeout=SECONDS_OF_ARQ, keep_result=0),
         ],
@@ -133,6 +135,21 @@ async def _postpone(ctx: dict[str, Any]) -> None:
             await postpone(connection)
     except Exception as error:  # noqa: BLE001 - where not even this is possible, the next round finds it as it was
         logger.warning("nor could the first be put behind the others: %s", _kind(error))
+
+
+async def refresh_all(ctx: dict[str, Any]) -> None:
+    """Sum the platform's numbers again for the days that changed, each once, for some seconds at most."""
+    clock = asyncio.get_running_loop()
+    until = clock.time() + SECONDS_A_ROUND
+    day: date | None = date.max
+    try:
+        while day and clock.time() < until:
+            async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+                days = ctx["anonymize_after_days"]
+                day = await refresh(connection, datetime.now(UTC), anonymize_after_days=days, before=day)
+    except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
+        logger.warning("the platform's numbers could not be summed, and are with the next round: %s", _kind(error))
+        await _tell(ctx, "the platform's numbers could not be summed", error)
 
 
 async def sweep_batches(ctx: dict[str, Any]) -> None:
