@@ -9,11 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, select, true, tuple_
+from sqlalchemy import ColumnClause, ColumnElement, Row, Select, and_, literal, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
-from models.text import is_storable
+from models.text import LARGEST_NUMBER, is_storable
 from models.viewer import visible_to
 from resolvers.errors import BadUserInputError
 from resolvers.request import Request
@@ -39,7 +39,14 @@ def word(text: object) -> str:
     return text
 
 
-_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word}
+def whole(text: object) -> int:
+    """The number that a cursor holds; raises ValueError where no database could hold it."""
+    if not (isinstance(text, str) and -LARGEST_NUMBER <= int(text) <= LARGEST_NUMBER):
+        raise ValueError(text)
+    return int(text)
+
+
+_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, int: whole}
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Order:
     """A list's name, which its cursors carry, and the columns that it is sorted by, which no two rows share."""
 
     name: str
-    columns: tuple[InstrumentedAttribute[Any], ...]
+    columns: tuple[InstrumentedAttribute[Any] | ColumnClause[Any], ...]
     newest_first: bool = True
 
     def cursor(self, row: Row[Any]) -> str:
