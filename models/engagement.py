@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from statistics import median
 from typing import NamedTuple
 from uuid import UUID
@@ -40,16 +40,6 @@ class DailyActivity(Base):
     sessions_open_until: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
 
 
-class DailyEventCount(Base):
-    """What one subject adds to the platform's event counts of a UTC day."""
-
-    __tablename__ = "daily_event_counts"
-
-    subject_key: Mapped[UUID] = mapped_column(primary_key=True)
-    day: Mapped[date] = mapped_column(primary_key=True)
-    events_by_category: Mapped[list[int]] = mapped_column(ARRAY(Integer))
-
-
 @dataclass
 class Day:
     """A local day while it is being found."""
@@ -81,14 +71,6 @@ def find_days(events: Iterable[StoredEvent], sessions: Iterable[Session], zone: 
         days[event.occurred_at.astimezone(zone).date()].count(event)
     for session in sessions:
         days[session.started_at.astimezone(zone).date()].sessions.append(session)
-    return dict(days)
-
-
-def count_by_utc_day(events: Iterable[StoredEvent]) -> dict[date, list[int]]:
-    """How many events of each category, in the enum's order, each UTC day had."""
-    days: defaultdict[date, list[int]] = defaultdict(lambda: [0] * len(CATEGORIES))
-    for event in events:
-        days[event.occurred_at.astimezone(UTC).date()][CATEGORIES.index(event.kind.category)] += 1
     return dict(days)
 
 

@@ -67,25 +67,27 @@ class Span:
     @property
     def local_days(self) -> tuple[datetime, datetime]:
         """The local days it touches, half-open."""
-        return _day_of(self.first_at, self.zone), _day_after(self.last_at, self.zone)
+        return _day_of(self.first_at, self.zone), day_after(self.last_at, self.zone)
 
     @property
     def utc_days(self) -> tuple[datetime, datetime]:
         """The UTC days it touches, half-open."""
-        return _day_of(self.first_at, UTC), _day_after(self.last_at, UTC)
+        return _day_of(self.first_at, UTC), day_after(self.last_at, UTC)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Whole local days whose figures a span can change, and all events from which they follow.
+    """Whole days whose figures a span can change, and all events from which they follow.
 
-    `since` and `until` bound the days, half-open; the events hold these and the span's UTC days, and reach on both
-    sides to an instant at which no session was open.
+    `since` and `until` bound the local days, `utc_since` and `utc_until` the UTC days, half-open; the events hold
+    them all, and reach on both sides to an instant at which no session was open.
     """
 
     span: Span
     since: datetime
     until: datetime
+    utc_since: datetime
+    utc_until: datetime
     events: Sequence[StoredEvent]
 
 
@@ -94,34 +96,36 @@ def stretch_around(
 ) -> Stretch | None:
     """The stretch around a span, of the subject's events in order of time; None where more must be read.
 
-    A change can move the boundaries of every session up to the next break of half an hour on either side, and a
-    session counts on the day it opened. So: out to the breaks, out to whole local days, and out to breaks again.
+    A change can move the boundaries of every session up to the next break of half an hour on either side; a session
+    counts on the local day it opened, and on the UTC days of its page views. So: out to the breaks, out to whole
+    days, and out to breaks again.
     """
     visits = [event.occurred_at for event in events if event.is_on_device and not event.kind.passive]
-    since, until = span.local_days
     changed_from = quiet_before(visits, span.first_at, known_from)
     changed_to = quiet_after(visits, span.last_at + timedelta(milliseconds=1), known_to)
     if changed_from is None or changed_to is None:
         return None
-    last_opening = max((time for time in visits if time < changed_to), default=span.last_at)
-    since = min(since, _day_of(changed_from, span.zone))
-    until = max(until, _day_after(last_opening, span.zone))
-    read_from = quiet_before(visits, min(since, span.utc_days[0]), known_from)
-    read_to = quiet_after(visits, max(until, span.utc_days[1]), known_to)
+    last_visit = max((time for time in visits if time < changed_to), default=span.last_at)
+    changed = Span(span.subject_key, span.zone, min(changed_from, span.first_at), max(last_visit, span.last_at))
+    (since, until), (utc_since, utc_until) = changed.local_days, changed.utc_days
+    read_from = quiet_before(visits, min(since, utc_since), known_from)
+    read_to = quiet_after(visits, max(until, utc_until), known_to)
     if read_from is None or read_to is None:
         return None
-    return Stretch(span, since, until, [event for event in events if read_from <= event.occurred_at < read_to])
+    read = [event for event in events if read_from <= event.occurred_at < read_to]
+    return Stretch(span, since, until, utc_since, utc_until, read)
 
 
 def first_unsealed(zone: ZoneInfo, sealed_before: datetime) -> datetime:
     """The first instant of the first local day that did not begin before the horizon."""
     start = _day_of(sealed_before, zone)
-    return start if start >= sealed_before else _day_after(sealed_before, zone)
+    return start if start >= sealed_before else day_after(sealed_before, zone)
 
 
 def _day_of(at: datetime, zone: ZoneInfo) -> datetime:
     return midnight(at.astimezone(zone).date(), zone)
 
 
-def _day_after(at: datetime, zone: ZoneInfo) -> datetime:
+def day_after(at: datetime, zone: ZoneInfo) -> datetime:
+    """The first instant of the day after the one that it is then, in that zone."""
     return midnight(at.astimezone(zone).date() + DAY, zone)

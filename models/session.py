@@ -76,12 +76,10 @@ class Session:
     first: StoredEvent
     last: StoredEvent
     open_until: datetime
-    page_views: int = 0
     events: int = 0
     interactive: int = 0
     visible_seconds: list[float] = field(default_factory=list)
-    entry_path: str | None = None
-    exit_path: str | None = None
+    views: list[StoredEvent] = field(default_factory=list)
     user_agent: str | None = None  # the first that one of its events that are not passive has
 
     @property
@@ -101,6 +99,26 @@ class Session:
             return None
         return self.page_views == 1 and not self.interactive and fsum(self.visible_seconds) < ENGAGED_SECONDS
 
+    @property
+    def page_views(self) -> int:
+        """How many it has."""
+        return len(self.views)
+
+    @property
+    def entry_path(self) -> str | None:
+        """Of its first page view."""
+        return self.views[0].page_path if self.views else None
+
+    @property
+    def exit_path(self) -> str | None:
+        """Of its last page view."""
+        return self.views[-1].page_path if self.views else None
+
+    @property
+    def first_views(self) -> dict[str | None, StoredEvent]:
+        """The first view of each page in it, by path; the very first is where it was entered."""
+        return {view.page_path: view for view in reversed(self.views)}
+
     def take(self, event: StoredEvent) -> None:
         """Something was done: it lasts to here, and stays open for a break more unless it grows too long."""
         self.last = event
@@ -115,10 +133,7 @@ class Session:
         if event.kind is PageExit:
             self.visible_seconds.append(event.data["visibleSeconds"])
         if event.kind is PageView:
-            if not self.page_views:
-                self.entry_path = event.page_path
-            self.exit_path = event.page_path
-            self.page_views += 1
+            self.views.append(event)
 
     def session_id(self, subject_key: UUID) -> UUID:
         """The same for the same subject, device and first event, however often it is derived."""

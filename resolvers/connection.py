@@ -10,11 +10,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Label, Row, Select, and_, literal, null, select, true, tuple_
+from sqlalchemy import ColumnClause, ColumnElement, Label, Row, Select, and_, literal, null, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
-from models.text import is_storable
+from models.text import LARGEST_NUMBER, is_storable
 from models.viewer import visible_to
 from resolvers.errors import BadUserInputError
 from resolvers.request import Fields, Request
@@ -48,7 +48,14 @@ def number(text: str) -> float:
     return found
 
 
-_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, float: number}
+def whole(text: object) -> int:
+    """The number that a cursor holds; raises ValueError where no database could hold it."""
+    if not (isinstance(text, str) and -LARGEST_NUMBER <= int(text) <= LARGEST_NUMBER):
+        raise ValueError(text)
+    return int(text)
+
+
+_PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, float: number, int: whole}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Order:
     """A list's name, which its cursors carry, and the columns that it is sorted by, which no two rows share."""
 
     name: str
-    columns: tuple[InstrumentedAttribute[Any], ...]
+    columns: tuple[InstrumentedAttribute[Any] | ColumnClause[Any], ...]
     newest_first: bool = True
 
     def cursor(self, row: Row[Any]) -> str:

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import ARRAY, ColumnElement, Label, Row, Select, Text, and_, any_, bindparam, func, null, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.engagement import CATEGORIES, DailyEventCount
+from models.contribution import DailyContribution
+from models.engagement import CATEGORIES
 from models.event import UserActivityEvent
 from models.session import LONGEST, UserSession
 from models.taxonomy import EVENT_TYPES, PERSON, Category, Logout, event_type, marked
@@ -166,10 +167,10 @@ async def event_counts_of_all(request: Request, days: int) -> list[int]:
     request.require(Role.ADMIN)
     today = request.now.astimezone(UTC).date()
     sums = [
-        func.coalesce(func.sum(DailyEventCount.events_by_category[index + 1]), 0) for index in range(len(CATEGORIES))
+        func.coalesce(func.sum(DailyContribution.events_by_category[index + 1]), 0) for index in range(len(CATEGORIES))
     ]
-    window = DailyEventCount.day.between(today - timedelta(days=days - 1), today)
+    window = DailyContribution.day.between(today - timedelta(days=days - 1), today)
     rows = await request.reader.rows(
-        select(*sums).where(window, visible_to(request.viewer, DailyEventCount.subject_key))
+        select(*sums).where(window, visible_to(request.viewer, DailyContribution.subject_key))
     )
     return list(rows[0])

@@ -17,9 +17,10 @@ from resolvers.rate_limit import RateLimits
 from resolvers.reader import Databases, Reader
 from workers.intake import Intake
 
+Key = TypeVar("Key", bound=Hashable)
 Question = TypeVar("Question", bound=Hashable)
 Answer = TypeVar("Answer")
-Load = Callable[["Request", Sequence[UUID], Question], Awaitable[dict[UUID, Answer]]]
+Load = Callable[["Request", Sequence[Key], Question], Awaitable[dict[Key, Answer]]]
 Fields = frozenset[str]
 """Names of fields that are asked for, such as page_views: what only others need is not read."""
 LoadFields = Callable[["Request", Sequence[UUID], Question, Fields], Awaitable[dict[UUID, Answer]]]
@@ -77,20 +78,21 @@ class Request:
         """The local day that it is now."""
         return self.now.astimezone(ZoneInfo(time_zone)).date()
 
-    async def load(self, load: Load[Question, Answer], subject_key: UUID, question: Question) -> Answer:
-        """The answer to a question about one subject, asked together with all others that put the same question.
+    async def load(self, load: Load[Key, Question, Answer], key: Key, question: Question) -> Answer:
+        """The answer to a question about one subject, or whatever has the key, asked together with all others that put
+        the same question.
 
-        `load` is called once a question for all subjects, and answers with an entry for each.
+        `load` is called once a question for all keys, and answers with an entry for each.
         """
 
-        async def load_all(request: Request, keys: Sequence[tuple[UUID, Question]]) -> list[Answer]:
-            subjects: defaultdict[Question, list[UUID]] = defaultdict(list)
-            for key, asked in keys:
-                subjects[asked].append(key)
-            answers = {asked: await load(request, of_subjects, asked) for asked, of_subjects in subjects.items()}
-            return [answers[asked][key] for key, asked in keys]
+        async def load_all(request: Request, keys: Sequence[tuple[Key, Question]]) -> list[Answer]:
+            same: defaultdict[Question, list[Key]] = defaultdict(list)
+            for each, asked in keys:
+                same[asked].append(each)
+            answers = {asked: await load(request, of_same, asked) for asked, of_same in same.items()}
+            return [answers[asked][each] for each, asked in keys]
 
-        answer: Answer = await self.loader(load_all, load).load((subject_key, question))
+        answer: Answer = await self.loader(load_all, load).load((key, question))
         return answer
 
     async def load_fields(

@@ -2,6 +2,7 @@
 
 import strawberry
 
+from models.error import ErrorType
 from models.journey import Rhythm
 from models.risk import EngagementLevel, RiskFactorName
 from models.taxonomy import Category, MilestoneKind, SafetySeverity
@@ -13,6 +14,7 @@ __all__ = [
     "Category",
     "DeviceType",
     "EngagementLevel",
+    "ErrorType",
     "MilestoneKind",
     "Rhythm",
     "RiskFactorName",
@@ -30,3 +32,4 @@ strawberry.enum(Rhythm, description="How regularly a learner learns: what a pare
 strawberry.enum(EngagementLevel, description="How engaged a learner is: HIGH is good.")
 strawberry.enum(RiskFactorName, description="What a score of dropout risk is made of.")
 strawberry.enum(SafetySeverity, description="How serious the tutor takes what it flags.")
+strawberry.enum(ErrorType, description="What kind of error it is.")

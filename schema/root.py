@@ -13,27 +13,37 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionResult
 from strawberry.types.graphql import OperationType
 
+from resolvers import error as errors
 from resolvers import event as events
 from resolvers import guardianship as guardianships
 from resolvers import journey as journeys
+from resolvers import page as pages
 from resolvers import risk as risks
 from resolvers import session as sessions
 from resolvers import user as users
+from resolvers.badge import popular_badges
 from resolvers.connection import moment, word
 from resolvers.engagement import check_days, engagements, event_counts
+from resolvers.error import ErrorsQuestion
 from resolvers.errors import BadUserInputError
 from resolvers.intake import intake_status
+from resolvers.quest import popular_quests
 from resolvers.request import ASKERS
 from resolvers.tracking import track
+from resolvers.window import platform_window
+from schema.badge import BadgePopularity
 from schema.compiled import Compiler
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.engagement import CategoryCount, Engagement, category_counts
-from schema.enums import Role, UserRole
+from schema.enums import ErrorType, Role, UserRole
+from schema.error import ErrorEvent, ErrorGroup, ErrorSummary
 from schema.event import ActivityEvent
 from schema.guardianship import GuardianshipPayload, LinkGuardianInput, UnlinkGuardianInput
 from schema.intake import IntakeStatus
 from schema.journey import LearningJourney, Milestone
 from schema.node import Info, Node, parsed_id
+from schema.page import PageView
+from schema.quest import QuestPopularity
 from schema.scalars import SCALARS
 from schema.selection import selected
 from schema.session import Session
@@ -42,6 +52,8 @@ from schema.upsert import UpsertUsersInput, UpsertUsersPayload
 from schema.user import AtRiskStudent, Days, Since, Types, Until, User, Viewer, event_filter
 
 MOST_NODES = 100
+Limit = Annotated[int, strawberry.argument(description="How many, 1 to 100.")]
+UtcDays = Annotated[int, strawberry.argument(description="So many last UTC days, today included: 1 to 365.")]
 UserId = Annotated[strawberry.ID, strawberry.argument(description="The platform's own id of the user.")]
 
 
@@ -162,6 +174,47 @@ class Query:
         wanted = asked(risks.BY_SCORE, first, after, last, before)
         return connection(await risks.at_risk_students(info.context, days, threshold, wanted), AtRiskStudent.of)
 
+    @strawberry.field(
+        description="The platform's pages, one entry a path, most viewed first, ties by path; for admins."
+    )
+    async def page_views(
+        self,
+        info: Info,
+        days: UtcDays = 30,
+        path_prefix: Annotated[
+            str | None, strawberry.argument(description="Only paths that begin so.")
+        ] = strawberry.UNSET,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[PageView] | None:
+        window = platform_window(info.context, days)
+        wanted = asked(pages.MOST_VIEWED, first, after, last, before)
+        found = await pages.page_views(info.context, wanted, window, given(path_prefix))
+        return connection(found, lambda row: PageView.of(window, row))
+
+    @strawberry.field(description="The most popular quests, ties by id; for admins.")
+    async def popular_quests(self, info: Info, days: UtcDays = 30, limit: Limit = 10) -> list[QuestPopularity] | None:
+        window = platform_window(info.context, days)
+        return [QuestPopularity.of(window, row) for row in await popular_quests(info.context, window, limit)]
+
+    @strawberry.field(description="The badges claimed most often, ties by id; for admins.")
+    async def popular_badges(self, info: Info, days: UtcDays = 30, limit: Limit = 10) -> list[BadgePopularity] | None:
+        window = platform_window(info.context, days)
+        return [BadgePopularity.of(window, row) for row in await popular_badges(info.context, window, limit)]
+
+    @strawberry.field(description="The errors that pages reported; for admins.")
+    async def errors(
+        self,
+        info: Info,
+        days: UtcDays = 7,
+        error_type: Annotated[
+            ErrorType | None, strawberry.argument(description="Only those of this type.")
+        ] = strawberry.UNSET,
+    ) -> ErrorSummary | None:
+        return ErrorSummary(question=ErrorsQuestion(platform_window(info.context, days), given(error_type)))
+
     @strawberry.field(description="What became of all accepted events; for admins and servers.")
     async def intake(self, info: Info) -> IntakeStatus | None:
         return IntakeStatus.of(await intake_status(info.context))
@@ -222,6 +275,8 @@ FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, A
     "ActivityEvent": ((UUID, UUID, moment), events.events_by_key, lambda info, row: ActivityEvent.of(row)),
     "Session": ((UUID, moment, UUID), sessions.sessions_by_key, Session.of),
     "Milestone": ((UUID, UUID, moment), journeys.milestones_by_key, lambda info, row: Milestone.of(row)),
+    "ErrorGroup": ((UUID,), errors.error_groups_by_key, lambda info, row: ErrorGroup.of(row)),
+    "ErrorEvent": ((UUID, UUID, moment), errors.errors_by_key, lambda info, row: ErrorEvent.of(row)),
 }
 
 
@@ -267,7 +322,7 @@ class Schema(strawberry.Schema):
 schema = Schema(
     query=Query,
     mutation=Mutation,
-    types=[User, ActivityEvent, Session, Milestone],
+    types=[User, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent],
     extensions=[lambda: ParserCache(maxsize=512), lambda: ValidationCache(maxsize=512)],
     config=StrawberryConfig(scalar_map=SCALARS),
 )

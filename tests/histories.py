@@ -54,7 +54,13 @@ QUESTS = st.sampled_from(("q1", "q2", "q3", "q4", "q5", "q6", "q7"))
 TASKS = st.sampled_from(("t1", "t2", "t3"))
 BADGES = st.sampled_from(("b1", "b2"))
 WORDS = st.just("said")
-ERROR: dict[str, SearchStrategy[Any]] = {"message": WORDS}
+STACKS = tuple(
+    "TypeError: no\n" + "\n".join(f"    at {name} (https://quests.example/app.js:{line}:7)" for name in names)
+    for names in ("abcd", "abce", "abd")
+    for line in (1, 20)
+)
+ERROR: dict[str, SearchStrategy[Any]] = {"message": st.sampled_from(("said", "waited 12 s", "waited 3.5 s"))}
+FINGERPRINTS = st.sampled_from(("its own", "waited 12 s"))
 
 PAYLOADS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "PageViewInput": st.fixed_dictionaries({}, optional={"loadTimeMs": st.sampled_from((0, 900, 600_000))}),
@@ -83,9 +89,19 @@ PAYLOADS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "LoginFailedInput": st.fixed_dictionaries({}, optional={"reason": WORDS}),
     "SessionEndInput": st.fixed_dictionaries({}, optional={"reason": WORDS}),
     "ParentDashboardInput": st.just({}),
-    "JavascriptErrorInput": st.fixed_dictionaries(ERROR),
-    "ApiErrorInput": st.fixed_dictionaries(ERROR | {"endpoint": st.just("/api/quests"), "statusCode": st.just(500)}),
-    "NetworkErrorInput": st.fixed_dictionaries(ERROR),
+    "JavascriptErrorInput": st.fixed_dictionaries(
+        ERROR,
+        optional={
+            "stack": st.sampled_from(STACKS),
+            "componentName": st.sampled_from(("Map", "List")),
+            "fingerprint": FINGERPRINTS,
+        },
+    ),
+    "ApiErrorInput": st.fixed_dictionaries(
+        ERROR | {"endpoint": st.just("/api/quests"), "statusCode": st.sampled_from((404, 500))},
+        optional={"fingerprint": FINGERPRINTS},
+    ),
+    "NetworkErrorInput": st.fixed_dictionaries(ERROR, optional={"endpoint": st.just("/api/quests")}),
     "CustomEventInput": st.just({"name": "map_drawn", "data": {"colours": 3}}),
 }
 OFTEN = (

@@ -60,6 +60,17 @@ def day_of(who: str) -> Iterator[dict[str, Any]]:
         {"badgeEarned": badge},
         {"badgeClaimed": badge},
         {"profileViewed": {"profileId": who}},
+        {"pageExit": {"visibleSeconds": 12}},
+        {"badgeViewed": badge},
+        {
+            "javascriptError": {
+                "message": f"{who}'s error",
+                "stack": f"{who}@https://quests.example/app.js:1:2",
+                "componentName": f"{who}'s part",
+                "release": "1",
+            }
+        },
+        {"apiError": {"message": "no", "endpoint": f"/api/{who}", "statusCode": 500}},
         {"tutorOpened": {}} if who == STRANGER else {"pageView": {}},
     ]
     for index, event in enumerate(events):

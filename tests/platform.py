@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from models.analytics import DirtyDay
 from models.base import connect
 from models.risk import AssessmentDue
 from models.rollup import DirtySpan
@@ -27,6 +28,7 @@ from questlog.embedded import EmbeddedServers
 from questlog.migration import migrate
 from questlog.settings import Settings
 from questlog.signin import sign_token
+from workers.analytics import refresh
 from workers.main import create_worker
 from workers.queue import open_queue
 from workers.risk import assess_due
@@ -128,6 +130,9 @@ class Platform:
             async with self.worker_engine.begin() as connection:
                 await roll_up(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
         await until(self.assessed)
+        while await self.unsummed():
+            async with self.worker_engine.begin() as connection:
+                await refresh(connection, datetime.now(UTC), anonymize_after_days=self.settings.anonymize_after_days)
 
     async def assessed(self) -> bool:
         """Whether nobody is due to be assessed any more, after all who are free were."""
@@ -136,6 +141,11 @@ class Platform:
                 pass
             due = select(AssessmentDue).where(AssessmentDue.due_at <= datetime.now(UTC))
             return not (await connection.execute(due)).first()
+
+    async def unsummed(self) -> int:
+        """How many marks wait for the platform's numbers to be summed again."""
+        async with self.worker_engine.connect() as connection:
+            return await connection.scalar(select(func.count()).select_from(DirtyDay)) or 0
 
     async def dirty(self) -> int:
         """How many spans wait for a roll-up."""

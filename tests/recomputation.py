@@ -1,4 +1,4 @@
-"""The figures of one learner, recomputed from their events in the slowest and most obvious way.
+"""The figures of one learner, and of all together, recomputed from their events in the slowest and most obvious way.
 
 It judges the project's own figures and shares no code with them: each function restates one of the definitions. Answers
 have the contract's keys; instants are aware datetimes in UTC, days are dates in the learner's time zone. No event may
@@ -7,6 +7,7 @@ lie after `now`.
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -583,6 +584,184 @@ def at_risk(histories: Iterable[History], now: datetime, days: int, threshold: f
         if score is not None and score >= threshold and set(signs) & set(last_days(history, now, 90)):
             found.append((-score, history.user_id))
     return [user_id for _, user_id in sorted(found)]
+
+
+# ------------------------------------------------------------------------------------------ the platform
+
+
+def last_utc_days(now: datetime, days: int) -> list[date]:
+    """The last N UTC days, today included, oldest first."""
+    return [now.astimezone(UTC).date() - timedelta(days=ago) for ago in reversed(range(days))]
+
+
+def utc_day(event: Event) -> date:
+    """The UTC day of an event."""
+    return event.occurred_at.astimezone(UTC).date()
+
+
+def nobody_told_apart(now: datetime, days: int) -> bool:
+    """The window reaches past the horizon: a figure that needs people told apart is null."""
+    return last_utc_days(now, days)[0] < horizon(now).date()
+
+
+def of_type(history: History, window: list[date], *kinds: str) -> list[Event]:
+    """The events of these types on these UTC days, in order."""
+    return [event for event in kept(history) if event.type in kinds and utc_day(event) in window]
+
+
+def at_rank(values: list[float], quantile: float) -> float | None:
+    """The value that stands there among all in order; of two in the middle, the lower."""
+    return sorted(values)[int(quantile * (len(values) - 1))] if values else None
+
+
+def page_views(histories: list[History], now: datetime, days: int) -> list[dict[str, Any]]:
+    """The contract's `pageViews`, each history another subject; load times as they are, without a sketch."""
+    window = last_utc_days(now, days)
+    visits = [
+        ([event for event in visit.active if event.type == "page_view"], is_bounce(belonging(history, visit)))
+        for history in histories
+        for visit in visits_of(history)
+    ]
+    views = [(number, event) for number, one in enumerate(histories) for event in of_type(one, window, "page_view")]
+    exits = [event for one in histories for event in of_type(one, window, "page_exit")]
+    answer = []
+    for path in {page_path(event.page_path) for _, event in views}:
+        mine = [(number, event) for number, event in views if page_path(event.page_path) == path]
+        loads = [event.data["loadTimeMs"] for _, event in mine if "loadTimeMs" in event.data]
+        seconds = [event.data["visibleSeconds"] for event in exits if page_path(event.page_path) == path]
+        firsts = [[event for event in seen if page_path(event.page_path) == path][:1] for seen, _ in visits]
+        entered = [
+            bounced
+            for seen, bounced in visits
+            if seen and page_path(seen[0].page_path) == path and utc_day(seen[0]) in window
+        ]
+        answer.append(
+            {
+                "path": path,
+                "views": len(mine),
+                "uniqueUsers": None if nobody_told_apart(now, days) else len({number for number, _ in mine}),
+                "sessions": len([event for first in firsts for event in first if utc_day(event) in window]),
+                "bounceRate": entered.count(True) / len(entered) if entered else None,
+                "medianLoadTimeMs": at_rank(loads, 0.5),
+                "p95LoadTimeMs": at_rank(loads, 0.95),
+                "medianTimeOnPageSeconds": median(seconds) if seconds else None,
+                "daily": {
+                    "dates": window,
+                    "views": [len([event for _, event in mine if utc_day(event) == day]) for day in window],
+                    "uniqueUsers": [
+                        None
+                        if day < horizon(now).date()
+                        else len({number for number, event in mine if utc_day(event) == day})
+                        for day in window
+                    ],
+                },
+            }
+        )
+    return sorted(answer, key=lambda page: (-page["views"], page["path"]))
+
+
+def last_title(histories: list[History], key: str, name: str, title: str, kinds: tuple[str, ...]) -> str | None:
+    """The title last sent with these types of event, by UTC day; of two on one day the greater."""
+    sent = [
+        (utc_day(event), event.data[title])
+        for history in histories
+        for event in kept(history)
+        if event.type in kinds and event.data[key] == name and title in event.data
+    ]
+    return max(sent)[1] if sent else None
+
+
+def popular_quests(histories: list[History], now: datetime, days: int) -> list[dict[str, Any]]:
+    """The contract's `popularQuests`, all of them."""
+    window, kinds = last_utc_days(now, days), ("quest_viewed", "quest_started", "quest_completed")
+    found = [of_type(history, window, *kinds) for history in histories]
+    answer = []
+    for quest in {event.data["questId"] for events in found for event in events}:
+        by_subject = [[event for event in events if event.data["questId"] == quest] for events in found]
+        views, starts, completions = (
+            len([event for events in by_subject for event in events if event.type == kind]) for kind in kinds
+        )
+        outcomes = []
+        for events in by_subject:
+            started = [event for event in events if event.type == "quest_started"]
+            if started:
+                after = [event for event in events if order(event) > order(started[0])]
+                outcomes.append(any(event.type == "quest_completed" for event in after))
+        unknown = nobody_told_apart(now, days) or not outcomes
+        answer.append(
+            {
+                "questId": quest,
+                "questTitle": last_title(histories, "questId", quest, "questTitle", kinds),
+                "views": views,
+                "starts": starts,
+                "completions": completions,
+                "completionRate": None if unknown else outcomes.count(True) / len(outcomes),
+                "popularity": views + 2 * starts + 5 * completions,
+            }
+        )
+    return sorted(answer, key=lambda row: (-row["popularity"], row["questId"]))
+
+
+def popular_badges(histories: list[History], now: datetime, days: int) -> list[dict[str, Any]]:
+    """The contract's `popularBadges`, all of them."""
+    window, kinds = last_utc_days(now, days), ("badge_viewed", "badge_claimed", "badge_earned")
+    found = [of_type(history, window, *kinds) for history in histories]
+    answer = []
+    for badge in {event.data["badgeId"] for events in found for event in events}:
+        by_subject = [[event.type for event in events if event.data["badgeId"] == badge] for events in found]
+        views, claims, earned = (sum(types.count(kind) for types in by_subject) for kind in kinds)
+        outcomes = ["badge_claimed" in types for types in by_subject if "badge_viewed" in types]
+        unknown = nobody_told_apart(now, days) or not outcomes
+        answer.append(
+            {
+                "badgeId": badge,
+                "badgeName": last_title(histories, "badgeId", badge, "badgeName", kinds),
+                "views": views,
+                "claims": claims,
+                "earned": earned,
+                "claimRate": None if unknown else outcomes.count(True) / len(outcomes),
+            }
+        )
+    return sorted(answer, key=lambda row: (-row["claims"], row["badgeId"]))
+
+
+def same_error(event: Event) -> tuple[object, ...]:
+    """What errors of one group have in common; of the texts in these histories numbers alone change."""
+    data = event.data
+    if "fingerprint" in data:
+        return (data["fingerprint"],)
+    if "stack" in data:
+        top = [line for line in data["stack"].splitlines() if line.startswith("    at ")][:3]
+        return (event.type, data.get("componentName"), *(line.rpartition("(")[0] for line in top))
+    words = [re.sub(r"[0-9.]+", "#", data.get(text, "")) for text in ("endpoint", "message")]
+    return (event.type, data.get("statusCode"), *words)
+
+
+def errors(histories: list[History], now: datetime, days: int, error_type: str | None = None) -> dict[str, Any]:
+    """The contract's `errors`; its groups by what their errors have in common, in no order."""
+    kinds = ("javascript_error", "api_error", "network_error")
+    wanted = [kind for kind in kinds if error_type in (None, kind.upper())]
+    every = [(number, event) for number, one in enumerate(histories) for event in kept(one) if event.type in kinds]
+    chosen = [(number, event) for number, event in every if event.type in wanted]
+    recent = [(number, event) for number, event in chosen if utc_day(event) in last_utc_days(now, days)]
+    groups = []
+    for same in {same_error(event) for _, event in recent}:
+        mine = [(number, event) for number, event in recent if same_error(event) == same]
+        ever = [event.occurred_at for _, event in every if same_error(event) == same]
+        latest = max((event for _, event in mine), key=lambda event: (event.occurred_at, event.event_id))
+        groups.append(
+            {
+                "errorType": latest.type.upper(),
+                "message": latest.data["message"],
+                "count": len(mine),
+                "usersAffected": None if nobody_told_apart(now, days) else len({number for number, _ in mine}),
+                "firstSeen": min(ever),
+                "lastSeen": max(ever),
+                "sample": {"occurredAt": latest.occurred_at, "message": latest.data["message"]},
+            }
+        )
+    counts = [{"errorType": kind.upper(), "count": sum(event.type == kind for _, event in recent)} for kind in wanted]
+    return {"totalErrors": len(recent), "countsByType": counts, "groups": groups}
 
 
 # ------------------------------------------------------------------------------------------ sealed days

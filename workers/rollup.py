@@ -28,15 +28,29 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
+from models.analytics import mark_days
 from models.base import unnest
+from models.catalogue import Item, Title, note_titles, numbers_of
+from models.contribution import KINDS, DailyContribution, find_contributions, find_titles
 from models.device import TIME_ZONE, Device
-from models.engagement import DailyActivity, DailyEventCount, Day, count_by_utc_day, find_days
+from models.engagement import DailyActivity, Day, find_days
+from models.error import note_groups
 from models.event import UserActivityEvent
 from models.horizon import horizon
 from models.journey import LearningJourneyEvent, milestone
-from models.rollup import DirtySpan, Span, Stretch, first_unsealed, held, mark_dirty, stretch_around
+from models.rollup import (
+    UTC,
+    DirtySpan,
+    Span,
+    Stretch,
+    day_after,
+    first_unsealed,
+    held,
+    mark_dirty,
+    stretch_around,
+)
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
-from models.taxonomy import EVENT_TYPES, PageExit, QuestViewed
+from models.taxonomy import EVENT_TYPES, BadgeViewed, Category, PageExit, PageView, QuestViewed
 from models.user import User
 from models.user_agent import describe
 from workers.risk import assess_soon
@@ -44,7 +58,8 @@ from workers.risk import assess_soon
 SUBJECTS_AT_ONCE = 25
 # How much to read around a span: most people sleep, so the first is nearly always enough.
 MARGINS = [timedelta(hours=6), timedelta(days=2), timedelta(days=14), timedelta(days=3650)]
-WITH_PAYLOAD = [name for name, kind in EVENT_TYPES.items() if kind.milestone or kind in (PageExit, QuestViewed)]
+TOLD_OF = (PageView, PageExit, QuestViewed, BadgeViewed)
+WITH_PAYLOAD = [name for name, kind in EVENT_TYPES.items() if kind.milestone or kind in TOLD_OF]
 
 Row = dict[str, Any]
 
@@ -73,7 +88,11 @@ async def derive_again(connection: AsyncConnection, spans: Sequence[Span], seale
     stretches = await _stretches(connection, spans)
     sealed = await _sealed_until(connection, stretches, sealed_before)
     # In a thread, so that the storing of batches goes on beside it.
-    written = await _write(connection, await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed))
+    rewrites = await asyncio.to_thread(_derive_all, stretches, sealed_before, sealed)
+    await _give_numbers(connection, rewrites)
+    written = await _write(connection, rewrites)
+    await note_titles(connection, _titles(stretches))
+    await note_groups(connection, _with_errors(stretches, sealed_before))
     await _note_seen(connection, stretches)
     return written
 
@@ -199,7 +218,8 @@ async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch
     reaching = {
         stretch.span.subject_key: unsealed
         for stretch in stretches
-        if stretch.since <= (unsealed := first_unsealed(stretch.span.zone, sealed_before)) + LONGEST
+        if min(stretch.since, stretch.utc_since)
+        <= (unsealed := first_unsealed(stretch.span.zone, sealed_before)) + LONGEST
     }
     if not reaching:
         return {}
@@ -207,7 +227,7 @@ async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch
         select(UserSession.subject_key, UserSession.device_id, UserSession.started_at, UserSession.ended_at)
         .where(
             UserSession.subject_key.in_(reaching),
-            UserSession.started_at >= min(reaching.values()) - LONGEST,
+            UserSession.started_at >= sealed_before - LONGEST,
             UserSession.started_at < max(reaching.values()),
         )
         .order_by(UserSession.ended_at)
@@ -220,7 +240,8 @@ def _derive_all(stretches: Sequence[Stretch], sealed_before: datetime, sealed: S
 
 
 def derive(stretch: Stretch, sealed_before: datetime, sealed: Sealed) -> list[Rewrite]:
-    """The figures of a stretch of days, but for those that are sealed; sessions begin after the last sealed one."""
+    """The figures of a stretch of days, but for those that are sealed; sessions begin after the last sealed one, and so
+    do the UTC days."""
     span = stretch.span
     key, zone = span.subject_key, span.zone
     unsealed = first_unsealed(zone, sealed_before)
@@ -228,7 +249,9 @@ def derive(stretch: Stretch, sealed_before: datetime, sealed: Sealed) -> list[Re
     if since >= until:
         return []
     first_day, end_day = (at.astimezone(zone).date() for at in (since, until))
-    utc_since, utc_until = max(span.utc_days[0], sealed_before), span.utc_days[1]
+    last_sealed = max((end for (subject_key, _), end in sealed.items() if subject_key == key), default=None)
+    utc_since = max(stretch.utc_since, sealed_before, *([day_after(last_sealed, UTC)] if last_sealed else []))
+    utc_until = stretch.utc_until
     found = find_sessions(
         event
         for event in stretch.events
@@ -239,7 +262,9 @@ def derive(stretch: Stretch, sealed_before: datetime, sealed: Sealed) -> list[Re
     events = [event for event in stretch.events if since <= event.occurred_at < until]
     milestones = [milestone(event, event.occurred_at.astimezone(zone).date()) for event in events]
     days = find_days(events, sessions, zone)
-    counts = count_by_utc_day(event for event in stretch.events if utc_since <= event.occurred_at < utc_until)
+    contributions = find_contributions(
+        (event for event in stretch.events if utc_since <= event.occurred_at < utc_until), found
+    )
     return [
         Rewrite(column, key, start, end, [{"subject_key": key, **row} for row in rows])
         for column, start, end, rows in (
@@ -247,10 +272,10 @@ def derive(stretch: Stretch, sealed_before: datetime, sealed: Sealed) -> list[Re
             (LearningJourneyEvent.occurred_at, since, until, [made for made in milestones if made]),
             (DailyActivity.day, first_day, end_day, [_day_row(day, figures) for day, figures in days.items()]),
             (
-                DailyEventCount.day,
+                DailyContribution.day,
                 utc_since.date(),
                 utc_until.date(),
-                [{"day": day, "events_by_category": of_day} for day, of_day in counts.items()],
+                [{"day": day, **contribution.row()} for day, contribution in contributions.items()],
             ),
         )
     ]
@@ -290,25 +315,36 @@ def _day_row(day: date, figures: Day) -> Row:
     }
 
 
+async def _give_numbers(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> None:
+    """Put the catalogue's numbers in the place of names."""
+    rows = [row for rewrite in rewrites if rewrite.column is DailyContribution.day for row in rewrite.rows]
+    items = {Item(kind, name) for row in rows for column, kind in KINDS.items() for name in row[column] or ()}
+    numbers = await numbers_of(connection, items)
+    for row in rows:
+        for column, kind in KINDS.items():
+            row[column] = row[column] and [numbers[Item(kind, name)] for name in row[column]]
+
+
 async def _write(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> Counter[str]:
     written: Counter[str] = Counter()
     tables: defaultdict[InstrumentedAttribute[Any], dict[UUID, Rewrite]] = defaultdict(dict)
     for rewrite in rewrites:
         tables[rewrite.column][rewrite.subject_key] = rewrite
     for column, of_table in tables.items():
-        name = column.class_.__tablename__
-        written[name] += await _delete_gone(connection, column, of_table)
+        changed = await _delete_gone(connection, column, of_table)
         rows = [row for rewrite in of_table.values() for row in rewrite.rows]
         if rows:
-            changed = await connection.execute(_upsert_statement(column), {"rows": rows})
-            written[name] += len(changed.all())
+            changed += await connection.scalars(_upsert_statement(column), {"rows": rows})
+        if column is DailyContribution.day and changed:
+            await mark_days(connection, set(changed))
+        written[column.class_.__tablename__] += len(changed)
     return written
 
 
 async def _delete_gone(
     connection: AsyncConnection, column: InstrumentedAttribute[Any], rewrites: Mapping[UUID, Rewrite]
-) -> int:
-    """Delete what is kept of these days and follows from no event any more: seldom anything; gives how many rows."""
+) -> list[Any]:
+    """Delete what is kept of these days and follows from no event any more: seldom anything. Gives where each stood."""
     table = column.class_
     ours = ~table.imported if table is LearningJourneyEvent else true()
     key = [getattr(table, each.name) for each in table.__table__.primary_key]
@@ -330,13 +366,13 @@ async def _delete_gone(
     if gone:
         asked = unnest(key, gone)
         await connection.execute(delete(table).where(ours, *(each == asked.c[each.key] for each in key)))
-    return len(gone)
+    return [getattr(row, column.key) for row in gone]
 
 
 @cache
 def _upsert_statement(column: InstrumentedAttribute[Any]) -> TextClause:
     """Rows that are the same already are not written again: a figure read often is rewritten seldom. Nor are imported
-    ones, which stay also where an event has the same identity. Returns a row for each that was written."""
+    ones, which stay also where an event has the same identity. Gives where each stands that is written."""
     table = column.class_.__table__
     names = [each.name for each in table.columns]
     values = [each.name for each in table.columns if not each.primary_key]
@@ -348,8 +384,29 @@ def _upsert_statement(column: InstrumentedAttribute[Any]) -> TextClause:
         f" SET {', '.join(f'{name} = excluded.{name}' for name in values)}"
         f" WHERE {ours}({', '.join(f'kept.{name}' for name in values)})"
         f" IS DISTINCT FROM ({', '.join(f'excluded.{name}' for name in values)})"
-        " RETURNING true"
+        f" RETURNING {column.key}"
     ).bindparams(bindparam("rows", type_=JSONB))
+
+
+def _titles(stretches: Iterable[Stretch]) -> dict[Item, Title]:
+    titles: dict[Item, Title] = {}
+    for stretch in stretches:
+        for item, title in find_titles(stretch.events).items():
+            titles[item] = max(title, titles.get(item, title))
+    return titles
+
+
+def _with_errors(stretches: Iterable[Stretch], sealed_before: datetime) -> list[tuple[UUID, datetime, datetime]]:
+    """The spans in which there are errors, as far as they are not sealed."""
+    return [
+        (span.subject_key, max(span.first_at, sealed_before), span.last_at)
+        for stretch in stretches
+        if any(
+            (span := stretch.span).first_at <= event.occurred_at <= span.last_at
+            and event.kind.category is Category.ERROR
+            for event in stretch.events
+        )
+    ]
 
 
 async def _note_seen(connection: AsyncConnection, stretches: Iterable[Stretch]) -> None:

@@ -84,6 +84,40 @@ async def test_whoever_is_known_before_there_is_risk_is_due_to_be_assessed(
     await engine.dispose()
 
 
+KEPT_BEFORE = """
+INSERT INTO user_activity_events (subject_key, event_id, occurred_at, received_at, from_service, event_type,
+event_category, event_data) VALUES (gen_random_uuid(), gen_random_uuid(), now(), now(), true, 'x', 'CUSTOM', '{}');
+INSERT INTO error_events (subject_key, event_id, occurred_at, error_type, message)
+SELECT subject_key, event_id, occurred_at, 'NETWORK_ERROR', 'away' FROM user_activity_events;
+INSERT INTO daily_event_counts SELECT subject_key, current_date, ARRAY[1] FROM user_activity_events
+"""
+
+
+async def test_what_was_kept_before_there_were_contributions_is_grouped_and_derived_again(
+    empty: Logins, servers: EmbeddedServers
+) -> None:
+    await migrate(empty, "0004")
+    superuser = connect(in_database(servers.superuser_url, make_url(empty.owner or "").database or ""), pool_size=1)
+    async with superuser.begin() as connection:
+        for statement in KEPT_BEFORE.split(";"):
+            await connection.exec_driver_sql(statement)
+    await migrate(empty)
+    async with superuser.begin() as connection:
+        for found in (
+            "SELECT count(*) FROM dirty_spans JOIN user_activity_events ON first_at = occurred_at",
+            "SELECT count(*) FROM error_groups JOIN error_events USING (group_id) WHERE grouping = 0",
+            "SELECT count(*) FROM daily_contributions WHERE events_by_category = ARRAY[1]",
+        ):
+            assert await connection.scalar(text(found)) == 1
+        parts = await connection.scalars(
+            text(
+                "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhparent WHERE relkind = 'p'"
+            )
+        )
+        assert not [part for part in parts if part.startswith("daily_event_counts")]
+    await superuser.dispose()
+
+
 async def test_the_tables_have_the_columns_that_the_models_say(empty: Logins) -> None:
     await migrate(empty)
     for module in pkgutil.iter_modules(models.__path__):

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
+from models.error import error_group
 from models.viewer import Role
 from tests.platform import Answer, Asker, Platform
 
@@ -25,6 +26,8 @@ LISTS = {
     "milestones": (OF_ONE.replace("list:", "journey {{ list:") + " }}", "questId"),
     "users": (OF_ALL, "userId"),
     "activityEvents": (OF_ALL, "eventId"),
+    "pageViews": (OF_ALL, "path"),
+    "groups": (f"errors {{{{ {OF_ALL} }}}}", "message"),
 }
 PAGE = """{
   edges { cursor node { key: KEY } } nodes { key: KEY }
@@ -79,14 +82,19 @@ def newest_first(events: list[Answer]) -> list[Answer]:
 async def whole(platform: Platform) -> dict[str, list[str]]:
     """What each list holds in all, in its order: with events of the same time, and sessions that end at once."""
     others = [f"other-{number:02}" for number in range(23)]
-    await platform.upsert(*({"userId": user_id, "role": "STUDENT"} for user_id in ["sam", "kim", *others]))
+    await platform.upsert(*({"userId": user_id, "role": "STUDENT"} for user_id in ["sam", "kim", "lee", *others]))
     sams = []
     for number in range(9):
         at = START + number * timedelta(hours=1)
         sams += [event("sam", at, "questStarted", questId=f"s{number}-{twin}") for twin in range(2)]
         sams += [event("sam", at + timedelta(minutes=5), "pageExit", visibleSeconds=1) for _ in range(2)]
     kims = [event("kim", START + number * timedelta(minutes=20), "loginSuccess", method="m") for number in range(9)]
-    await platform.track(sams + kims)
+    views = [view(number, twin) for number in range(21) for twin in range(1 + number % 2)]
+    errors = [
+        event("lee", START + number // 2 * timedelta(minutes=1), "networkError", message=word, fingerprint=word)
+        for number, word in enumerate(chr(ord("a") + number) for number in range(21))
+    ]
+    await platform.track(sams + kims + views + errors)
     await platform.settle()
     await platform.data("{ users { nodes { userId } } }", ADMIN)  # Whoever asks becomes known.
     milestones = [sent for sent in newest_first(sams) if "questStarted" in sent["event"]]
@@ -95,9 +103,22 @@ async def whole(platform: Platform) -> dict[str, list[str]]:
         "events": [sent["eventId"] for sent in newest_first(sams)],
         "sessions": sorted(starts, reverse=True),
         "milestones": [sent["event"]["questStarted"]["questId"] for sent in milestones],
-        "users": sorted([*others, "kim", "root", "sam"]),
-        "activityEvents": [sent["eventId"] for sent in newest_first(sams + kims)],
+        "users": sorted([*others, "kim", "lee", "root", "sam"]),
+        "activityEvents": [sent["eventId"] for sent in newest_first(sams + kims + views + errors)],
+        # Those with two views before those with one, each by path.
+        "pageViews": [f"/{number:02}" for odd in (1, 0) for number in range(21) if number % 2 == odd],
+        "groups": [sent["event"]["networkError"]["message"] for sent in sorted(errors, key=recency, reverse=True)],
     }
+
+
+def view(number: int, twin: int) -> Answer:
+    at = START + timedelta(hours=1, minutes=number, seconds=twin)
+    return {**event("lee", at, "pageView"), "page": {"path": f"/{number:02}"}}
+
+
+def recency(sent: Answer) -> tuple[str, UUID]:
+    """By which groups of one error each are ordered."""
+    return sent["occurredAt"], error_group("network_error", sent["event"]["networkError"])
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -208,7 +229,7 @@ async def test_what_is_no_cursor_of_the_list_is_refused(platform: Platform, name
 
 @pytest.mark.usefixtures("whole")
 async def test_a_cursor_is_a_place_and_not_a_row(platform: Platform) -> None:
-    assert keys(await page_of(platform, "users", first=1, after=cursor("users", "kin"))) == ["other-00"]
+    assert keys(await page_of(platform, "users", first=1, after=cursor("users", "lef"))) == ["other-00"]
     assert keys(await page_of(platform, "events", after=cursor("events", AT.replace("2026", "2000"), ID))) == []
 
 

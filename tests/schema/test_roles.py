@@ -65,6 +65,10 @@ ROOTS = {
     "Query.nodes":          "0000     V000    VV00   VVV0  0000",
     "Query.users":          "UUUU     V---    VV--   VVV-  FFFF",
     "Query.activityEvents": "UUUU     FFFF    FFFF   VVV-  FFFF",
+    "Query.pageViews":      "UUUU     FFFF    FFFF   VVV-  FFFF",
+    "Query.popularQuests":  "UUUU     FFFF    FFFF   VVV-  FFFF",
+    "Query.popularBadges":  "UUUU     FFFF    FFFF   VVV-  FFFF",
+    "Query.errors":         "UUUU     FFFF    FFFF   VVV-  FFFF",
     "Query.viewer":         "----     V---    VV--   V---  ----",
     "Query.intake":         "UUUU     FFFF    FFFF   VVVV  VVVV",
     "Query.atRiskStudents": "UUUU     FFFF    FFFF   -VV-  FFFF",
@@ -136,6 +140,23 @@ BESIDE_USER = {
     "AtRiskStudentConnection": {"...V.": "edges nodes pageInfo"},
     "AtRiskStudentEdge": {"...V.": "node cursor"},
     "AtRiskStudent": {"...V.": "user risk"},
+    "PageViewConnection": {"...V.": "edges nodes pageInfo"},
+    "PageViewEdge": {"...V.": "node cursor"},
+    "PageView": {
+        "...V.": "path views uniqueUsers sessions bounceRate medianLoadTimeMs p95LoadTimeMs medianTimeOnPageSeconds "
+        "daily"
+    },
+    "PageViewDays": {"...V.": "dates views uniqueUsers"},
+    "QuestPopularity": {"...V.": "questId questTitle views starts completions completionRate popularity"},
+    "BadgePopularity": {"...V.": "badgeId badgeName views claims earned claimRate"},
+    "ErrorSummary": {"...V.": "totalErrors countsByType groups recentErrors"},
+    "ErrorTypeCount": {"...V.": "errorType count"},
+    "ErrorGroupConnection": {"...V.": "edges nodes pageInfo"},
+    "ErrorGroupEdge": {"...V.": "node cursor"},
+    "ErrorGroup": {"...V.": "id errorType message culprit count usersAffected firstSeen lastSeen sample"},
+    "ErrorEvent": {
+        "...V.": "id errorType message stack component pagePath endpoint statusCode release occurredAt",
+    },
     "IntakeStatus": {
         "...VV": "accepted stored duplicate withdrawn waiting setAside workers",
         "...00": "oldestWaitingSeconds lastError",
@@ -242,6 +263,14 @@ OF_ONE = {
     "Query.journey": f"query ($who: ID!) {{ journey(userId: $who) {below(QUERY, 'journey')} }}",
     "Query.eventCounts": f"query ($who: ID!) {{ eventCounts(userId: $who) {below(QUERY, 'eventCounts')} }}",
 }
+OF_THE_PLATFORM = {
+    "Query.pageViews": (f"{{ pageViews(first: 100) {below(QUERY, 'pageViews')} }}", "/of/{}"),
+    "Query.popularQuests": (f"{{ popularQuests(limit: 100) {below(QUERY, 'popularQuests')} }}", "{}-0"),
+    "Query.popularBadges": (f"{{ popularBadges(limit: 100) {below(QUERY, 'popularBadges')} }}", "{}-badge"),
+    "Query.errors": (f"{{ errors {below(QUERY, 'errors')} }}", "{}'s error"),
+}
+"""What is asked of the whole platform, and what of somebody stands in the answer."""
+ERROR_IDS = "{ errors { groups { nodes { id } } recentErrors { id } } }"
 EVENTS_OF_ALL = "query ($path: JSON) { activityEvents(containing: $path) { nodes { type data } } }"
 
 
@@ -332,6 +361,21 @@ def _contained(answer: Answer, who: str) -> str:
     return "V" if f'"{who}"' in json.dumps(answer) else "-"
 
 
+@pytest.mark.parametrize("root", OF_THE_PLATFORM)
+async def test_figures_of_the_platform_are_for_an_admin(town: Town, root: str) -> None:
+    query, trace = OF_THE_PLATFORM[root]
+    for (asker, whose), expected in cells(ROOTS[root]).items():
+        answer = await town.ask(query, asker)
+        assert _contained(answer, trace.format(about(asker, whose))) == expected, (asker, whose)
+
+
+async def test_nodes_of_errors_are_for_an_admin(town: Town) -> None:
+    errors = (await town.platform.data(ERROR_IDS, ASKERS["ADMIN"]))["errors"]
+    for node in (*errors["groups"]["nodes"], *errors["recentErrors"]):
+        found = [root_outcome(await town.ask(NODE, asker, id=node["id"])) for asker in ASKERS]
+        assert found == [*"000V0"]
+
+
 async def test_counts_of_everybody_are_for_an_admin(town: Town) -> None:
     query = "{ eventCounts { category count } }"
     found = [root_outcome(await town.ask(query, asker)) for asker in ASKERS]
@@ -365,7 +409,7 @@ async def test_a_field_beside_users(town: Town) -> None:
     found = []
     for asker in ASKERS:
         values = defaultdict(list)
-        for query in (VIEWER, USERS, INTAKE, AT_RISK):
+        for query in (VIEWER, USERS, INTAKE, AT_RISK, *(query for query, _ in OF_THE_PLATFORM.values())):
             for field, value in values_in(list(((await town.ask(query, asker))["data"] or {}).values())):
                 values[field].append(value)
         found.append(values)

@@ -47,6 +47,26 @@ USERS = f"query ($first: Int) {{ users(first: $first, role: STUDENT) {{ nodes {{
 USER = f'{{ user(userId: "kid-07") {{ {OF_A_LEARNER} }} }}'
 CHILDREN_OF = f"{{ viewer {{ children {{ {OF_A_LEARNER} }} }} }}"
 NODES = f"query ($ids: [ID!]!) {{ nodes(ids: $ids) {{ id ... on User {{ {OF_A_LEARNER} }} }} }}"
+OF_THE_PLATFORM = """
+query ($most: Int!) {
+  pageViews(first: $most) {
+    nodes {
+      path views uniqueUsers sessions bounceRate medianLoadTimeMs p95LoadTimeMs medianTimeOnPageSeconds
+      daily { dates views uniqueUsers }
+    }
+  }
+  popularQuests(limit: $most) { questId completionRate }
+  popularBadges(limit: $most) { badgeId claimRate }
+  errors(days: 30) {
+    totalErrors
+    countsByType { count }
+    groups(first: $most) { nodes { id culprit firstSeen usersAffected sample { id } } }
+    recentErrors(first: $most) { id }
+  }
+}
+"""
+# Pages, their users, load times, time on page, days; quests, badges and the rates of each; counts, groups, errors.
+STATEMENTS_OF_THE_PLATFORM = 12
 IDS = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
 
 
@@ -62,8 +82,8 @@ async def school(platform: Platform) -> None:
         for child in CHILDREN[:count]:
             await platform.link(parent, child)
     for user_ids, days in ((CHILDREN, 6), (OTHERS, 20)):
-        for start in range(0, len(user_ids), 5):
-            await platform.track([sent for one in user_ids[start : start + 5] for sent in history(one, days)])
+        for start in range(0, len(user_ids), 3):
+            await platform.track([sent for one in user_ids[start : start + 3] for sent in history(one, days)])
     await platform.settle()
     async with platform.superuser.begin() as connection:
         await connection.execute(text("UPDATE users SET known_since = now() - interval '30 days'"))
@@ -75,7 +95,7 @@ async def school(platform: Platform) -> None:
 
 
 def history(user_id: str, days: int) -> list[Answer]:
-    """Five events a day, some of which name other people."""
+    """Eight events a day, some of which name other people."""
     device = str(uuid4())
     return [
         {
@@ -84,10 +104,14 @@ def history(user_id: str, days: int) -> list[Answer]:
             "event": payload,
             "userId": user_id,
             "deviceId": device,
+            "page": {"path": f"/{ago}"},
         }
         for ago in range(days)
         for minute, payload in enumerate(
             (
+                {"pageView": {"loadTimeMs": 500}},
+                {"badgeViewed": {"badgeId": f"b{ago}"}},
+                {"networkError": {"message": "away", "fingerprint": f"e{ago}"}},
                 {"questStarted": {"questId": f"q{ago}"}},
                 {"questCompleted": {"questId": f"q{ago}", "xp": 5, "pillar": "p"}},
                 {"profileViewed": {"profileId": "kid-00"}},
@@ -231,8 +255,54 @@ async def test_no_nested_question_reads_the_events_from_end_to_end(
     await known(platform, asker)
     with sent_by(platform) as sent:
         await platform.data(query, asker)
+    found = {how for table, how in await read_by(platform, sent, asker) if table.startswith("user_activity_events")}
+    assert found
+    assert found <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
+
+
+@pytest.mark.parametrize("most", [1, 10, 100])
+async def test_figures_of_the_platform_cost_as_many_statements_however_much_is_shown(
+    platform: Platform, most: int
+) -> None:
+    await known(platform, ADMIN)
+    with sent_by(platform) as sent:
+        found = await platform.data(OF_THE_PLATFORM, ADMIN, most=most)
+    assert {len(rows) for rows in (found["pageViews"]["nodes"], found["popularQuests"], found["popularBadges"])} == {
+        min(most, 20)
+    }
+    assert len(found["errors"]["groups"]["nodes"]) == min(most, 20)
+    assert len(sent) == STATEMENTS_OF_THE_PLATFORM
+
+
+async def test_figures_of_the_platform_read_no_events(platform: Platform) -> None:
+    with sent_by(platform) as sent:
+        await platform.data(OF_THE_PLATFORM, ADMIN, most=10)
+    tables = {table.partition("_20")[0] for table, _ in await read_by(platform, sent, ADMIN)}
+    assert tables == {
+        "page_view_analytics",
+        "quest_analytics",
+        "badge_analytics",
+        "catalogue",
+        "daily_contributions",
+        "error_events",
+        "error_groups",
+    }
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_nodes_of_errors_cost_one_statement_a_kind(platform: Platform, count: int) -> None:
+    errors = (await platform.data(OF_THE_PLATFORM, ADMIN, most=count))["errors"]
+    ids = [node["id"] for node in (*errors["groups"]["nodes"], *errors["recentErrors"])]
+    with sent_by(platform) as sent:
+        nodes = (await platform.data(IDS, ADMIN, ids=ids))["nodes"]
+    assert [node["id"] for node in nodes] == ids
+    assert len(sent) == 2
+
+
+async def read_by(platform: Platform, sent: list[Statement], asker: Asker) -> set[tuple[str, str]]:
+    """The tables that these statements read, and how."""
     databases = platform.api.databases
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     async with (databases.admin if asker == ADMIN else databases.viewer).connect() as connection:
         for statement, parameters in sent:
             if "app_begin" in statement:
@@ -241,9 +311,8 @@ async def test_no_nested_question_reads_the_events_from_end_to_end(
             explained = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
             plan = explained.scalar_one()
             [root] = json.loads(plan) if isinstance(plan, str) else plan
-            found |= {how for table, how in reads(root["Plan"]) if table.startswith("user_activity_events")}
-    assert found
-    assert found <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
+            found |= set(reads(root["Plan"]))
+    return found
 
 
 COLUMNS_READ = {

@@ -295,7 +295,8 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
     logins = town.platform.logins.names()
     viewer, admin = [set(await catalogue(town, privileges, login=logins[name])) for name in ("viewer", "admin")]
     assert {privilege for _, privilege in viewer | admin} == {"SELECT"}
-    assert admin - viewer == {("page_view_analytics", "SELECT"), ("risk_assessments", "SELECT")}
+    platform = ("page_view_analytics", "quest_analytics", "badge_analytics", "catalogue", "error_groups")
+    assert admin - viewer == {(table, "SELECT") for table in (*platform, "risk_assessments")}
     assert viewer < admin
 
 
@@ -315,6 +316,10 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
         ("intake", "SELECT * FROM assessments_due"),
         ("admin", "SELECT * FROM assessments_due"),
         ("worker", "DELETE FROM risk_assessments"),
+        ("viewer", "SELECT * FROM catalogue"),
+        ("viewer", "SELECT * FROM error_groups"),
+        ("admin", "SELECT * FROM dirty_days"),
+        ("worker", "DELETE FROM catalogue"),
         ("viewer", "DELETE FROM users"),
         ("viewer", "SET ROLE questlog_admin"),
         ("viewer", "SET SESSION AUTHORIZATION questlog_admin"),

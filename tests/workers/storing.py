@@ -18,7 +18,7 @@ from tests.recomputation import Event
 from workers.event import Stored, store
 from workers.rollup import roll_up
 
-DERIVED = ("user_sessions", "learning_journey_events", "daily_activity", "daily_event_counts")
+DERIVED = ("user_sessions", "learning_journey_events", "daily_activity", "daily_contributions")
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 DAYS = 90
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -34,7 +34,7 @@ from workers.rollup import SUBJECTS_AT_ONCE
 
 ADA = (Role.STUDENT, "ada")
 MINUTE = timedelta(minutes=1)
-PARTITIONED = ("user_activity_events", "error_events", "user_sessions", "daily_event_counts")
+PARTITIONED = ("user_activity_events", "error_events", "user_sessions", "daily_contributions")
 PARTITIONS = (
     "SELECT parent.relname, part.relname, part.oid::bigint FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid"
     " JOIN pg_class parent ON parent.oid = inhparent WHERE parent.relkind = 'p' ORDER BY 1, 2"

@@ -323,7 +323,7 @@ async def test_sealed_days_stay_as_they_are(storing: Storing, history: History, 
         until=boundary - timedelta(hours=38),
     )
     await storing.rows(
-        "UPDATE daily_event_counts SET events_by_category[1] = 1000 WHERE subject_key = :key AND day < :day",
+        "UPDATE daily_contributions SET events_by_category[1] = 1000 WHERE subject_key = :key AND day < :day",
         key=key,
         day=boundary.date(),
     )

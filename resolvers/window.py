@@ -1,0 +1,51 @@
+"""The last calendar days of the whole platform, which are UTC days."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import InstrumentedAttribute
+
+from models.horizon import horizon
+from models.viewer import Role
+from resolvers.engagement import check_days, window
+from resolvers.request import Request
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days from the first to the last, both included, and the first day on which people can still be told apart."""
+
+    first: date
+    last: date
+    unsealed: date
+
+    @property
+    def days(self) -> list[date]:
+        """The days, oldest first."""
+        return window(self.last, (self.last - self.first).days + 1)
+
+    @property
+    def since(self) -> datetime:
+        """The instant it begins."""
+        return datetime.combine(self.first, time(0), UTC)
+
+    @property
+    def tells_people_apart(self) -> bool:
+        """Whether all of it lies after the horizon."""
+        return self.first >= self.unsealed
+
+    def holds(self, day: InstrumentedAttribute[date]) -> ColumnElement[bool]:
+        """Whether a column's day is in it."""
+        return day.between(self.first, self.last)
+
+
+def platform_window(request: Request, days: int) -> Window:
+    """The last so many UTC days, today included: for admins, whom alone figures of the platform are for.
+
+    Raises UnauthenticatedError, ForbiddenError and BadUserInputError.
+    """
+    request.require(Role.ADMIN)
+    today = request.now.astimezone(UTC).date()
+    sealed_before = horizon(request.now, request.rules.anonymize_after_days)
+    return Window(today - timedelta(days=check_days(days) - 1), today, sealed_before.date())
