@@ -1,4 +1,4 @@
-"""A school for benchmarks: learners with about a hundred events each over the last 60 days, and parents of two children.
+"""A school for benchmarks: learners with about a hundred events each over the last 60 days, and parents of two.
 
 Everything comes from a seed, is stored by `store` in the order of time, and is derived by the worker's own functions:
 `python -m tests.bench.school store 0 5000 0` and `... derive` each do a part of it in a process of their own.
@@ -68,7 +68,9 @@ class Learner:
         """The learner of this number, before their first day."""
         random = Random(f"learner {number}")
         leaves = random.random() > STAYING
-        return cls(number, random.randrange(10, 50), random.randrange(DAYS) if leaves else DAYS, random.randrange(QUESTS))
+        return cls(
+            number, random.randrange(10, 50), random.randrange(DAYS) if leaves else DAYS, random.randrange(QUESTS)
+        )
 
     @property
     def user_id(self) -> str:
@@ -76,7 +78,8 @@ class Learner:
         return f"learner-{self.number:06}"
 
 
-Step = tuple[str, str, dict[str, object]]
+Payload = dict[str, str | int]
+Step = tuple[str, str, Payload]
 """Type of event, path of the page, payload."""
 
 
@@ -121,9 +124,9 @@ def _steps(learner: Learner, random: Random) -> Iterator[Step]:
 
 
 def _work(learner: Learner, random: Random) -> Iterator[Step]:
-    quest = {"questId": f"quest-{learner.quest}", "questTitle": f"Quest {learner.quest}"}
+    quest: Payload = {"questId": f"quest-{learner.quest}", "questTitle": f"Quest {learner.quest}"}
     path = f"/quests/{learner.quest}"
-    reward = {"xp": random.randrange(5, 100), "pillar": PILLARS[learner.quest % len(PILLARS)]}
+    reward: Payload = {"xp": random.randrange(5, 100), "pillar": PILLARS[learner.quest % len(PILLARS)]}
     luck = random.randrange(100)
     if luck < 55:
         yield "page_view", path, {"loadTimeMs": random.randrange(80, 3000)}
@@ -153,7 +156,7 @@ def parents(size: str) -> list[str]:
 
 
 async def grow(home: Settings, first: int, end: int, size: str) -> None:
-    """Let the learners from the first number up to the end come to the school in this home, and parents of two of all."""
+    """Let learners from the first number up to the end come to the school in this home, and parents of two of all."""
     async with EmbeddedServers(home.home) as servers:
         settings = with_servers(home, servers)
         await migrate(logins(settings))
@@ -191,9 +194,7 @@ async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: 
         .where(User.subject_key == told.c.subject_key)
         .values(display_name=told.c.display_name, time_zone=told.c.time_zone)
     )
-    pairs = [
-        (parent, Learner.of(child).user_id) for parent in parents(size) for child in random.sample(range(of), k=2)
-    ]
+    pairs = [(parent, Learner.of(child).user_id) for parent in parents(size) for child in random.sample(range(of), k=2)]
     children = await subjects_of(connection, sorted({child for _, child in pairs}))
     links = unnest(
         [Guardianship.subject_key, Guardianship.guardian_key, Guardianship.linked_at],
@@ -227,18 +228,18 @@ async def store_part(worker: AsyncEngine, first: int, end: int, part: int) -> No
 
 async def derive(worker: AsyncEngine) -> None:
     """Roll up, assess and sum until nothing is left that no other process has in hand."""
-    left: int | date | None = 1
-    while left:
+    done = 1
+    while done:
         async with worker.begin() as connection:
-            left = await roll_up(connection, datetime.now(UTC), anonymize_after_days=90, subjects=SUBJECTS_AT_ONCE)
-    left = 1
-    while left:
+            done = await roll_up(connection, datetime.now(UTC), anonymize_after_days=90, subjects=SUBJECTS_AT_ONCE)
+    done = 1
+    while done:
         async with worker.begin() as connection:
-            left = await assess_due(connection, datetime.now(UTC), people=PEOPLE_AT_ONCE)
-    left = date.max
-    while left:
+            done = await assess_due(connection, datetime.now(UTC), people=PEOPLE_AT_ONCE)
+    day: date | None = date.max
+    while day is not None:
         async with worker.begin() as connection:
-            left = await refresh(connection, datetime.now(UTC), anonymize_after_days=90, before=left)
+            day = await refresh(connection, datetime.now(UTC), anonymize_after_days=90, before=day)
 
 
 async def _check(worker: AsyncEngine) -> None:

@@ -1,0 +1,378 @@
+"""How fast a parent's nested journey and an admin's page of students at risk are answered, in a school of two sizes.
+
+wrk asks over 1 and 16 connections, each time with the next parent's token. The limit is one statement that gives the
+same answer as JSON, by the admin's login through asyncpg: every answer of both is held against the other before.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isclose
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+import asyncpg
+import httpx
+from sqlalchemy import Executable, event
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.routing import Route
+
+from models.viewer import Role
+from questlog.app import Api, create_app
+from questlog.database import logins
+from questlog.settings import Settings
+from questlog.signin import sign_token
+from questlog.supervisor import Supervisor
+from resolvers.reader import AnyRow, Reader
+from tests.bench import limit
+from tests.bench.home import temporary_home
+from tests.bench.school import grow, parents
+from tests.platform import browser
+from tests.processes import peak_memory
+
+LEARNERS = int(os.environ.get("BENCH_LEARNERS", "50000"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "10"))
+CONNECTIONS = (1, 16)
+MEBIBYTE = 2**20
+PROFILED = 20
+REPEATS = 5
+EXPLAIN = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
+# Of these an index chooses the rows; all other ways read everything that there is.
+BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
+
+JOURNEY = """
+    journey {
+      firstQuestDate totalQuestsStarted totalQuestsCompleted currentStreak badgesEarned timeOnPlatformHours
+      favoritePillar xpByPillar { pillar xp } totalXp rhythm
+    }
+"""
+EVENTS = "{ nodes { eventId type occurredAt pagePath data } }"
+OF_A_PARENT = f"{{ viewer {{ children {{ userId displayName {JOURNEY} events(first: 10) {EVENTS} }} }} }}"
+AT_RISK = f"""
+{{
+  atRiskStudents(first: 50) {{
+    nodes {{
+      user {{
+        userId displayName
+        engagement {{
+          activeDays visitDays sessions medianSessionMinutes timeOnPlatformHours logins questsStarted questsCompleted
+          completionRate currentStreak longestStreak lastActiveOn
+        }}
+        {JOURNEY} events(first: 5) {EVENTS} guardians {{ userId displayName }}
+      }}
+      risk {{ score engagementLevel factors {{ name value evidence }} assessedAt }}
+    }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, by whom, and the statement that answers it alone, which gets the asker's id where it wants one."""
+
+    name: str
+    query: str
+    role: Role
+    askers: Sequence[str]
+    limit: str
+
+    @property
+    def body(self) -> bytes:
+        """The request's."""
+        return json.dumps({"query": self.query}).encode()
+
+    def arguments(self, asker: str) -> list[str]:
+        """The statement's."""
+        return [asker] if "$1" in self.limit else []
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a load: requests a second, latencies in milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+@dataclass
+class Profile:
+    """Where the time of the loaders goes, in milliseconds a request: in `Reader.rows`, and of that in PostgreSQL."""
+
+    statements: int
+    rows: float
+    executing: float
+    planning: float
+
+
+@dataclass
+class Measured:
+    """What was measured of a school of one size."""
+
+    events: int
+    loads: dict[tuple[str, int], tuple[Load, Load]] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    peak: int = 0
+
+
+async def main() -> None:
+    """Measure, and print a table."""
+    if not shutil.which("wrk"):
+        sys.exit("the benchmark needs wrk: apt-get install wrk")
+    measured = []
+    with temporary_home() as home:
+        came = 0
+        for size, learners in (("small", LEARNERS // 10), ("big", LEARNERS)):
+            began = perf_counter()
+            await grow(Settings(home=home), came, learners, size)
+            print(f"{learners - came:,} learners came in {perf_counter() - began:.0f} s", flush=True)
+            came = learners
+            measured.append(await measure(home, size))
+            report(measured[-1])
+    compare(*measured)
+
+
+async def measure(home: Path, size: str) -> Measured:
+    """Ask a real installation, and beside it the database alone."""
+    questions = [
+        Question("a parent's journey", OF_A_PARENT, Role.PARENT, parents(size), limit.OF_A_PARENT),
+        Question("students at risk", AT_RISK, Role.ADMIN, ["admin"], limit.AT_RISK),
+    ]
+    async with Supervisor(Settings(home=home), port=0) as running:
+        async with asyncpg.create_pool(logins(running.settings).admin, min_size=1, max_size=max(CONNECTIONS)) as pool:
+            found = Measured(await pool.fetchval("SELECT count(*) FROM user_activity_events"))
+            for question in questions:
+                await hold_against_limit(running, question, pool)
+                for connections in CONNECTIONS:
+                    found.loads[question.name, connections] = (
+                        await ask(running, question, connections, home),
+                        await run_limit(pool, question, connections),
+                    )
+            (api,) = running.apis
+            assert api.process
+            found.peak = peak_memory(api.process.pid)
+        for question in questions:
+            found.profiles[question.name] = await profile(running.settings, question)
+    return found
+
+
+async def hold_against_limit(running: Supervisor, question: Question, pool: asyncpg.Pool) -> None:
+    """Ask as everybody once; raises RuntimeError where the limit's answer is another, or there is nothing to tell."""
+    async with httpx.AsyncClient(timeout=60) as http:
+        for asker in question.askers:
+            token = sign_token(running.settings, user_id=asker, role=question.role)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            answer = (await http.post(running.url, content=question.body, headers=headers)).json()
+            theirs = json.loads(await pool.fetchval(question.limit, *question.arguments(asker)))
+            if "errors" in answer or '"eventId"' not in json.dumps(answer):
+                raise RuntimeError(f"{question.name}: {answer}")
+            hold_against(answer["data"], theirs, question.name)
+
+
+def hold_against(ours: Any, theirs: Any, place: str) -> None:
+    """Raises RuntimeError that names the field where two answers differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        for name, value in ours.items():
+            hold_against(value, theirs[name], f"{place}.{name}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, value in enumerate(ours):
+            hold_against(value, theirs[index], f"{place}[{index}]")
+    elif not (ours == theirs or same_number(ours, theirs) or same_moment(ours, theirs)):
+        raise RuntimeError(f"{place} is {ours!r}, and the limit says {theirs!r}")
+
+
+def same_number(ours: Any, theirs: Any) -> bool:
+    """Whether both are the same number, but for the last digits of a fraction."""
+    return isinstance(ours, float) and isinstance(theirs, int | float) and isclose(ours, theirs, rel_tol=1e-9)
+
+
+def same_moment(ours: Any, theirs: Any) -> bool:
+    """Whether both are the same time, in whatever notation."""
+    try:
+        return datetime.fromisoformat(ours) == datetime.fromisoformat(theirs)
+    except (TypeError, ValueError):
+        return False
+
+
+async def ask(running: Supervisor, question: Question, connections: int, home: Path) -> Load:
+    """What wrk says; raises RuntimeError where an answer was none."""
+    tokens, body = home / "tokens", home / "body"
+    tokens.write_text(
+        "\n".join(sign_token(running.settings, user_id=asker, role=question.role) for asker in question.askers)
+    )
+    body.write_bytes(question.body)
+    process = await asyncio.create_subprocess_exec(
+        *("wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "20s"),
+        *("-s", str(Path(__file__).with_name("ask.lua")), running.url, "--", str(tokens), str(body)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    said = json.loads(output.decode().strip().splitlines()[-1])
+    if said["failed"]:
+        raise RuntimeError(f"{question.name}: {said}")
+    return Load(said["requests"] / said["seconds"], said["p50"], said["p99"])
+
+
+async def run_limit(pool: asyncpg.Pool, question: Question, connections: int) -> Load:
+    """The statement over and over again, on so many connections."""
+    until = perf_counter() + SECONDS
+
+    async def over_and_over(number: int) -> list[float]:
+        seconds: list[float] = []
+        async with pool.acquire() as connection:
+            while (began := perf_counter()) < until:
+                asker = question.askers[(number + connections * len(seconds)) % len(question.askers)]
+                await connection.fetchval(question.limit, *question.arguments(asker))
+                seconds.append(perf_counter() - began)
+        return seconds
+
+    took = [each for of_one in await asyncio.gather(*map(over_and_over, range(connections))) for each in of_one]
+    return Load(len(took) / SECONDS, median(took) * 1000, quantiles(took, n=100)[-1] * 1000)
+
+
+async def profile(settings: Settings, question: Question) -> Profile:
+    """Of requests one after the other in this process: how long `Reader.rows` takes, and how long PostgreSQL says that
+    it takes for the same statements. Raises RuntimeError where one of them reads events without an index."""
+    app = create_app(settings)
+    api = next(each.endpoint for each in app.routes if isinstance(each, Route) and isinstance(each.endpoint, Api))
+    # The last are asked again, so that pools, caches and prepared statements are as they are after a while.
+    askers = [question.askers[-number % len(question.askers)] for number in range(2 * PROFILED)]
+    profiles = []
+    async with app.router.lifespan_context(app), browser(app) as client:
+        for asker in [*askers, *askers]:
+            token = sign_token(settings, user_id=asker, role=question.role)
+            with timed_rows() as took, sent_by(api) as sent:
+                answer = await client.post(
+                    "/graphql",
+                    content=question.body,
+                    headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+                )
+            answer.raise_for_status()
+            profiles.append((took, sent))
+        asked = [(seconds_of(took) * 1000, sent) for took, sent in profiles[-PROFILED:]]
+        explained = [await explain(api, question.role, sent) for _, sent in asked]
+    return Profile(
+        statements=max(len(sent) for _, sent in asked),
+        rows=median(rows for rows, _ in asked),
+        executing=median(executing for executing, _ in explained),
+        planning=median(planning for _, planning in explained),
+    )
+
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def timed_rows() -> Iterator[list[tuple[float, float]]]:
+    """When each call of `Reader.rows` began and ended."""
+    took: list[tuple[float, float]] = []
+    rows = Reader.rows
+
+    async def timed(reader: Reader, statement: Executable) -> list[AnyRow]:
+        began = perf_counter()
+        found = await rows(reader, statement)
+        took.append((began, perf_counter()))
+        return found
+
+    with patch.object(Reader, "rows", timed):
+        yield took
+
+
+def seconds_of(spans: Sequence[tuple[float, float]]) -> float:
+    """How long at least one of them went on: calls wait for each other."""
+    seconds, until = 0.0, 0.0
+    for began, ended in sorted(spans):
+        seconds += max(ended - max(began, until), 0)
+        until = max(until, ended)
+    return seconds
+
+
+@contextmanager
+def sent_by(api: Api) -> Iterator[list[Statement]]:
+    """The statements that requests send to the database, with their parameters."""
+    sent: list[Statement] = []
+
+    def note(*execution: Any) -> None:
+        _, _, statement, parameters, *_ = execution
+        sent.append((statement, parameters))
+
+    engines = [engine.sync_engine for engine in (api.databases.viewer, api.databases.admin)]
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def explain(api: Api, role: Role, sent: Sequence[Statement]) -> tuple[float, float]:
+    """The milliseconds that PostgreSQL needs to execute the statements of a request, and to plan them."""
+    engine = api.databases.admin if role is Role.ADMIN else api.databases.viewer
+    executing = planning = 0.0
+    async with engine.connect() as connection:
+        for statement, parameters in sent:
+            plans = [await plan_of(connection, statement, parameters) for _ in range(REPEATS)]
+            executing += median(plan["Execution Time"] for plan in plans)
+            planning += median(plan["Planning Time"] for plan in plans)
+            for table, how in reads(plans[-1]["Plan"]):
+                if table.startswith("user_activity_events") and how not in BY_INDEX:
+                    raise RuntimeError(f"{how} on {table} by {statement}")
+    return executing, planning
+
+
+async def plan_of(connection: AsyncConnection, statement: str, parameters: Any) -> Any:
+    """How PostgreSQL executes the statement, and how long that takes."""
+    said = (await connection.exec_driver_sql(EXPLAIN + statement, parameters)).scalar_one()
+    (plan,) = json.loads(said) if isinstance(said, str) else said
+    return plan
+
+
+def reads(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each table that a plan reads, and how."""
+    if "Relation Name" in plan:
+        yield plan["Relation Name"], plan["Node Type"]
+    for below in plan.get("Plans", []):
+        yield from reads(below)
+
+
+def report(measured: Measured) -> None:
+    """Print what was measured of a school of one size."""
+    print(
+        f"{f'{measured.events:,} events':36}{'requests/s':>11}{'limit':>9}{'ratio':>7}"
+        f"{'p50 ms':>9}{'p99 ms':>9}{'p99/p50':>9}"
+    )
+    for (name, connections), (ours, theirs) in measured.loads.items():
+        print(
+            f"{f'{name}, {connections} at once':36}{ours.rate:11.1f}{theirs.rate:9.1f}{ours.rate / theirs.rate:7.2f}"
+            f"{ours.p50:9.1f}{ours.p99:9.1f}{ours.p99 / ours.p50:9.1f}"
+        )
+    for name, took in measured.profiles.items():
+        share = (took.executing + took.planning) / took.rows
+        print(
+            f"{name}: {took.statements} statements, {took.rows:.1f} ms in loaders, of which PostgreSQL executes for"
+            f" {took.executing:.1f} ms and plans for {took.planning:.1f} ms: {share:.2f}"
+        )
+    print(f"peak memory of the API: {measured.peak / MEBIBYTE:.0f} MiB", flush=True)
+
+
+def compare(small: Measured, big: Measured) -> None:
+    """Print what ten times as many events cost."""
+    for (name, connections), (ours, theirs) in big.loads.items():
+        before, limit_before = small.loads[name, connections]
+        print(
+            f"{name}, {connections} at once: {before.rate / ours.rate:.2f} times the time at ten times the events"
+            f" (the limit {limit_before.rate / theirs.rate:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
