@@ -1,9 +1,15 @@
-"""How soon after its acknowledgement an event shows in a learner's journey."""
+"""How soon after its acknowledgement an event shows in a learner's journey: alone, and while others' come in."""
 
 import asyncio
+import json
 import random
-from collections.abc import Sequence
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -17,22 +23,33 @@ from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
 from tests.bench.home import temporary_home
 from tests.histories import as_input
-from tests.platform import TRACK
+from tests.platform import BROWSER, TRACK
 from tests.recomputation import Event
 
 TRIES = 40
 POLL_SECONDS = 0.01
+EVENTS_A_SECOND = 2000
+BATCH = 10
+CONNECTIONS = 64
+OTHERS = 1000
+SECONDS_TO_SETTLE = 10
 STARTED = "query ($id: ID!) { journey(userId: $id) { totalQuestsStarted } }"
 
 
 async def main() -> None:
     """Measure, and print a table."""
+    if not shutil.which("wrk"):
+        sys.exit("the benchmark needs wrk: apt-get install wrk")
     with temporary_home() as home:
-        async with Supervisor(Settings(home=home), port=0) as running, httpx.AsyncClient(timeout=60) as http:
+        settings = Settings(home=home, address_events_per_minute=10**9)
+        async with Supervisor(settings, port=0) as running, httpx.AsyncClient(timeout=60) as http:
             asked = Client(http, running)
             await shown_after(asked, 3)
             delays = await shown_after(asked, TRIES)
             answers = [await asked.seconds_of_a_question() for _ in range(TRIES)]
+            async with coming_in(running, home / "tokens") as coming:
+                await asyncio.sleep(SECONDS_TO_SETTLE)
+                busy = await shown_after(asked, TRIES + 1)
     print(f"{'':44}{'measured':>12}   limit")
     print(
         f"{'acknowledged until in the journey, median':44}{median(delays):>10.2f} s   {0.5 + median(answers):.2f} s: "
@@ -42,6 +59,36 @@ async def main() -> None:
         f"{'                                   p95':44}{quantiles(delays, n=20)[-1]:>10.2f} s   "
         f"{1 + median(answers):.2f} s: the whole of it, and a question"
     )
+    rate = coming[0]
+    print(f"{f'while {rate:,.0f} events/s of others come in, median':44}{median(busy):>10.2f} s")
+    print(f"{'                                   p95':44}{quantiles(busy, n=20)[-1]:>10.2f} s")
+
+
+@asynccontextmanager
+async def coming_in(running: Supervisor, tokens: Path) -> AsyncIterator[list[float]]:
+    """Let events of others come in meanwhile; afterwards the list says how many a second did.
+
+    Raises RuntimeError where one was not taken.
+    """
+    people = [sign_token(running.settings, user_id=f"other {number}", role=Role.STUDENT) for number in range(OTHERS)]
+    tokens.write_text("\n".join(people))
+    pause = round(1000 * CONNECTIONS * BATCH / EVENTS_A_SECOND)
+    process = await asyncio.create_subprocess_exec(
+        *("wrk", "-t1", f"-c{CONNECTIONS}", "-d1h", "--timeout", "20s"),
+        *("-s", str(Path(__file__).with_name("track.lua")), running.url, "--", str(tokens), str(BATCH), str(pause)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    rates: list[float] = []
+    try:
+        yield rates
+    finally:
+        # It then says what it did so far.
+        process.send_signal(signal.SIGINT)
+        output, _ = await process.communicate()
+    said = json.loads(output.decode().strip().splitlines()[-1])
+    if said["failed"]:
+        raise RuntimeError(said)
+    rates.append(said["requests"] * BATCH / said["seconds"])
 
 
 class Client:
@@ -54,7 +101,9 @@ class Client:
         """The data of an answer that has no errors."""
         token = sign_token(self._settings, user_id=user_id, role=Role.STUDENT, hours=1)
         response = await self._http.post(
-            self._url, json={"query": query, "variables": variables}, headers={"Authorization": f"Bearer {token}"}
+            self._url,
+            json={"query": query, "variables": variables},
+            headers={"Authorization": f"Bearer {token}", "User-Agent": BROWSER},
         )
         answer = response.json()
         if "errors" in answer:

@@ -26,13 +26,14 @@ from sqlalchemy import Executable, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.routing import Route
 
-from models.viewer import Role
+from models.viewer import Role, Viewer
 from questlog.app import Api, create_app
 from questlog.database import logins
 from questlog.settings import Settings
 from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
 from resolvers.reader import AnyRow, Reader
+from resolvers.request import Request
 from tests.bench import limit
 from tests.bench.home import temporary_home
 from tests.bench.school import grow, parents
@@ -107,12 +108,19 @@ class Load:
 
 @dataclass
 class Profile:
-    """Where the time of the loaders goes, in milliseconds a request: in `Reader.rows`, and of that in PostgreSQL."""
+    """Where the time of the loaders goes, in milliseconds a request: in making statements and reading rows, in
+    `Reader.rows`, and of the latter in PostgreSQL."""
 
     statements: int
+    own: float
     rows: float
     executing: float
     planning: float
+
+    @property
+    def share(self) -> float:
+        """PostgreSQL's."""
+        return (self.executing + self.planning) / (self.own + self.rows)
 
 
 @dataclass
@@ -241,60 +249,82 @@ async def run_limit(pool: asyncpg.Pool, question: Question, connections: int) ->
 
 
 async def profile(settings: Settings, question: Question) -> Profile:
-    """Of requests one after the other in this process: how long `Reader.rows` takes, and how long PostgreSQL says that
-    it takes for the same statements. Raises RuntimeError where one of them reads events without an index."""
+    """Where the loaders' time goes, of requests one after the other in this process.
+
+    Meanwhile other resolvers run, so that what `Reader.rows` takes is told by sending the same statements again, with
+    nothing beside. Raises RuntimeError where one of them reads events without an index.
+    """
     app = create_app(settings)
     api = next(each.endpoint for each in app.routes if isinstance(each, Route) and isinstance(each.endpoint, Api))
-    # The last are asked again, so that pools, caches and prepared statements are as they are after a while.
-    askers = [question.askers[-number % len(question.askers)] for number in range(2 * PROFILED)]
-    profiles = []
+    # The first requests fill pools, caches and prepared statements.
+    askers = [question.askers[number % len(question.askers)] for number in range(3 * PROFILED)]
+    loaded: list[tuple[list[Statement], float, float, tuple[float, float]]] = []
     async with app.router.lifespan_context(app), browser(app) as client:
-        for asker in [*askers, *askers]:
+        for number, asker in enumerate(askers):
             token = sign_token(settings, user_id=asker, role=question.role)
-            with timed_rows() as took, sent_by(api) as sent:
-                answer = await client.post(
-                    "/graphql",
-                    content=question.body,
-                    headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-                )
-            answer.raise_for_status()
-            profiles.append((took, sent))
-        asked = [(seconds_of(took) * 1000, sent) for took, sent in profiles[-PROFILED:]]
-        explained = [await explain(api, question.role, sent) for _, sent in asked]
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            with loading() as loads, sent_by(api) as sent:
+                (await client.post("/graphql", content=question.body, headers=headers)).raise_for_status()
+            rows = await seconds_again(Reader(api.databases, Viewer(question.role, asker)), loads.statements)
+            if number >= 2 * PROFILED:
+                loaded.append((sent, loads.own, rows, await explain(api, question.role, sent)))
     return Profile(
-        statements=max(len(sent) for _, sent in asked),
-        rows=median(rows for rows, _ in asked),
-        executing=median(executing for executing, _ in explained),
-        planning=median(planning for _, planning in explained),
+        statements=max(len(sent) for sent, *_ in loaded),
+        own=median(own for _, own, _, _ in loaded) * 1000,
+        rows=median(rows for _, _, rows, _ in loaded) * 1000,
+        executing=median(executing for *_, (executing, _) in loaded),
+        planning=median(planning for *_, (_, planning) in loaded),
     )
 
 
-Statement = tuple[str, Any]
+@dataclass
+class Loads:
+    """The statements of a request, and the seconds that its loaders take apart from waiting for rows."""
+
+    statements: list[Executable] = field(default_factory=list)
+    own: float = 0.0
 
 
 @contextmanager
-def timed_rows() -> Iterator[list[tuple[float, float]]]:
-    """When each call of `Reader.rows` began and ended."""
-    took: list[tuple[float, float]] = []
-    rows = Reader.rows
+def loading() -> Iterator[Loads]:
+    """What requests load meanwhile."""
+    loads = Loads()
+    loader, rows = Request.loader, Reader.rows
+    tasks: set[object] = set()
 
-    async def timed(reader: Reader, statement: Executable) -> list[AnyRow]:
+    async def timed_rows(reader: Reader, statement: Executable) -> list[AnyRow]:
         began = perf_counter()
         found = await rows(reader, statement)
-        took.append((began, perf_counter()))
+        loads.statements.append(statement)
+        if asyncio.current_task() in tasks:
+            loads.own -= perf_counter() - began
         return found
 
-    with patch.object(Reader, "rows", timed):
-        yield took
+    def timed_loader(request: Request, load: Any, key: object = None) -> Any:
+        async def timed(request: Request, keys: Sequence[Any]) -> list[Any]:
+            tasks.add(asyncio.current_task())
+            began = perf_counter()
+            found: list[Any] = await load(request, keys)
+            loads.own += perf_counter() - began
+            return found
+
+        return loader(request, timed, key or load)
+
+    with patch.object(Reader, "rows", timed_rows), patch.object(Request, "loader", timed_loader):
+        yield loads
 
 
-def seconds_of(spans: Sequence[tuple[float, float]]) -> float:
-    """How long at least one of them went on: calls wait for each other."""
-    seconds, until = 0.0, 0.0
-    for began, ended in sorted(spans):
-        seconds += max(ended - max(began, until), 0)
-        until = max(until, ended)
+async def seconds_again(reader: Reader, statements: Sequence[Executable]) -> float:
+    """How long the reader takes for all rows of these statements."""
+    began = perf_counter()
+    for statement in statements:
+        await reader.rows(statement)
+    seconds = perf_counter() - began
+    await reader.close()
     return seconds
+
+
+Statement = tuple[str, Any]
 
 
 @contextmanager
@@ -356,10 +386,10 @@ def report(measured: Measured) -> None:
             f"{ours.p50:9.1f}{ours.p99:9.1f}{ours.p99 / ours.p50:9.1f}"
         )
     for name, took in measured.profiles.items():
-        share = (took.executing + took.planning) / took.rows
         print(
-            f"{name}: {took.statements} statements, {took.rows:.1f} ms in loaders, of which PostgreSQL executes for"
-            f" {took.executing:.1f} ms and plans for {took.planning:.1f} ms: {share:.2f}"
+            f"{name}: {took.statements} statements; loaders take {took.own:.1f} ms themselves and {took.rows:.1f} ms for"
+            f" rows, of which PostgreSQL executes for {took.executing:.1f} ms and plans for {took.planning:.1f} ms: its share"
+            f" is {took.share:.2f}"
         )
     print(f"peak memory of the API: {measured.peak / MEBIBYTE:.0f} MiB", flush=True)
 
