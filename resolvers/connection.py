@@ -5,12 +5,29 @@ import binascii
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnClause, ColumnElement, Label, Row, Select, and_, literal, null, select, true, tuple_
+from sqlalchemy import (
+    ARRAY,
+    ColumnClause,
+    ColumnElement,
+    Label,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    column,
+    func,
+    literal,
+    null,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import unnest
@@ -179,19 +196,25 @@ async def page_of_each(
 
     The statement's first column must be the subject's key, and it must not be narrowed to a subject yet.
     """
-    subject_key = page.order.columns[0].class_.subject_key
-    asked = unnest([subject_key], [(key,) for key in subject_keys])
-    theirs = page.of(
-        statement.where(subject_key == asked.c.subject_key, visible_to(request.viewer, subject_key))
-    ).lateral("theirs")
+    visible = visible_to(request.viewer, page.order.columns[0].class_.subject_key)
     found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
-    in_order = [
-        theirs.c[column.key].desc() if page.descending else theirs.c[column.key] for column in page.order.columns
-    ]
-    statement = select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order)
-    for row in await request.reader.rows(statement):
+    for row in await request.reader.rows(_page_of_each(statement, page, visible), subject_keys=list(subject_keys)):
         found[row.subject_key].append(row)
     return {key: page.slice(rows) for key, rows in found.items()}
+
+
+# To make a statement takes longer than to answer it: of those that are asked often each is made once.
+@lru_cache(maxsize=100)
+def _page_of_each(statement: Select[Any], page: Page, visible: ColumnElement[bool]) -> Select[Any]:
+    subject_key = page.order.columns[0].class_.subject_key
+    asked = (
+        func.unnest(bindparam("subject_keys", type_=ARRAY(subject_key.type)))
+        .table_valued(column("subject_key", subject_key.type))
+        .render_derived()
+    )
+    theirs = page.of(statement.where(subject_key == asked.c.subject_key, visible)).lateral("theirs")
+    in_order = [theirs.c[each.key].desc() if page.descending else theirs.c[each.key] for each in page.order.columns]
+    return select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order)
 
 
 Key = tuple[Any, ...]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache, lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -53,21 +54,10 @@ async def engagements(
 ) -> dict[UUID, Engagement]:
     """Each subject's figures over their last local days, today included, right in these fields."""
     since = _since(request, days)
-    milestone = LearningJourneyEvent
-    kept = gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
-    milestones = gathered(
-        [getattr(milestone, field) for field in KeptMilestone._fields],
-        select(milestone)
-        .where(
-            milestone.subject_key == User.subject_key, milestone.occurred_at >= datetime.combine(since, time(0), UTC)
-        )
-        .order_by(milestone.occurred_at, milestone.event_id)
-        .correlate(User),
-    )
     rows = await request.reader.rows(
         _of(request, subject_keys).add_columns(
-            needed(kept, OF_DAYS, fields).label("days"),
-            needed(milestones, OF_MILESTONES, fields).label("milestones"),
+            needed(_kept_days(since), OF_DAYS, fields).label("days"),
+            needed(_kept_milestones(since), OF_MILESTONES, fields).label("milestones"),
             needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
         )
     )
@@ -102,6 +92,7 @@ def window(today: date, days: int) -> list[date]:
     return [today - timedelta(days=ago) for ago in reversed(range(days))]
 
 
+@cache
 def active_days() -> ScalarSelect[Any]:
     """A user's active days of all time, in order, as a column that `dates` reads."""
     return gathered(
@@ -126,6 +117,25 @@ def _of(request: Request, subject_keys: Sequence[UUID]) -> Select[UUID, str]:
 
 def _since(request: Request, days: int) -> date:
     return request.now.astimezone(UTC).date() - timedelta(days=days) - SLACK
+
+
+@lru_cache(maxsize=50)
+def _kept_days(since: date) -> ScalarSelect[Any]:
+    return gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
+
+
+@lru_cache(maxsize=50)
+def _kept_milestones(since: date) -> ScalarSelect[Any]:
+    milestone = LearningJourneyEvent
+    return gathered(
+        [getattr(milestone, field) for field in KeptMilestone._fields],
+        select(milestone)
+        .where(
+            milestone.subject_key == User.subject_key, milestone.occurred_at >= datetime.combine(since, time(0), UTC)
+        )
+        .order_by(milestone.occurred_at, milestone.event_id)
+        .correlate(User),
+    )
 
 
 def _days(since: date) -> Select[Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -76,15 +77,19 @@ class EventsQuestion:
     filter: EventFilter
 
 
-def _shown(request: Request, fields: Fields | None = None) -> Select[Any]:
-    """Events that the viewer may see, with what these fields need, or with everything."""
+def _with(fields: Fields | None) -> Select[Any]:
+    """Events with what these fields need, or with everything."""
     if fields and "data" in fields:
         fields |= {"event_data"}
     columns = columns_of(ALWAYS, OTHERS, fields)
-    visible = visible_to(request.viewer, UserActivityEvent.subject_key)
     if fields is None or "session_id" in fields:
-        return _with_session(columns).where(visible)
-    return select(*columns, null().label("session_id")).where(visible)
+        return _with_session(columns)
+    return select(*columns, null().label("session_id"))
+
+
+def _shown(request: Request, fields: Fields | None = None) -> Select[Any]:
+    """Those that the viewer may see."""
+    return _with(fields).where(visible_to(request.viewer, UserActivityEvent.subject_key))
 
 
 def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -> Select[Any]:
@@ -122,12 +127,16 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -
     return select(*columns, session.c.session_id).select_from(event).outerjoin(session, belongs)
 
 
+@lru_cache(maxsize=100)
+def _of_each(wanted: EventFilter, fields: Fields | None) -> Select[Any]:
+    return _with(fields).where(*wanted.conditions())
+
+
 async def events(
     request: Request, subject_keys: Sequence[UUID], question: EventsQuestion, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's events, newest first."""
-    statement = _shown(request, fields).where(*question.filter.conditions())
-    return await page_of_each(request, subject_keys, statement, question.page)
+    return await page_of_each(request, subject_keys, _of_each(question.filter, fields), question.page)
 
 
 async def activity_events(

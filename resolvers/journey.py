@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache, lru_cache
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, distinct, func, select, true
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, distinct, func, select, true
 
 from models.base import gathered
 from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, streaks
@@ -54,32 +55,14 @@ async def journeys(
     request: Request, subject_keys: Sequence[UUID], _: None, fields: Fields | None = None
 ) -> dict[UUID, Journey]:
     """Each subject's journey, right in these fields."""
-    milestone = LearningJourneyEvent
-    totals = gathered(
-        [
-            func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
-            _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
-            _distinct(milestone.quest_id, MilestoneKind.QUEST_COMPLETED),
-            _distinct(milestone.badge_id, MilestoneKind.BADGE_EARNED),
-            func.coalesce(func.sum(milestone.xp), 0),
-        ],
-        select(milestone).where(milestone.subject_key == User.subject_key).correlate(User),
-    )
-    xp_by_pillar = gathered(
-        [milestone.pillar, func.sum(milestone.xp)],
-        select(milestone)
-        .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)
-        .group_by(milestone.pillar)
-        .correlate(User),
-    )
     rows = await request.reader.rows(
         select(
             User.subject_key,
             User.time_zone,
             User.known_since,
             needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
-            needed(totals, OF_TOTALS, fields).label("totals"),
-            needed(xp_by_pillar, OF_PILLARS, fields).label("xp_by_pillar"),
+            needed(_totals(), OF_TOTALS, fields).label("totals"),
+            needed(_xp_by_pillar(), OF_PILLARS, fields).label("xp_by_pillar"),
             needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
         ).where(User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key))
     )
@@ -107,7 +90,7 @@ async def milestones(
     request: Request, subject_keys: Sequence[UUID], wanted: Page, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's milestones, newest first."""
-    return await page_of_each(request, subject_keys, select(*columns_of(ALWAYS, OTHERS, fields)), wanted)
+    return await page_of_each(request, subject_keys, _with(fields), wanted)
 
 
 async def recent_completions(
@@ -116,25 +99,59 @@ async def recent_completions(
     """The quests that each subject completed last, newest first."""
     if fields and "quest_title" in fields:
         fields |= {"title"}
-    completed = select(*columns_of(ALWAYS, OTHERS, fields)).where(
-        LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED
-    )
-    found = await page_of_each(request, subject_keys, completed, page(BY_TIME, first, None, None, None))
+    found = await page_of_each(request, subject_keys, _completed(fields), page(BY_TIME, first, None, None, None))
     return {key: slice_.rows for key, slice_ in found.items()}
+
+
+@lru_cache(maxsize=50)
+def _with(fields: Fields | None) -> Select[Any]:
+    """Milestones with what these fields need, or with everything."""
+    return select(*columns_of(ALWAYS, OTHERS, fields))
+
+
+@lru_cache(maxsize=50)
+def _completed(fields: Fields | None) -> Select[Any]:
+    return _with(fields).where(LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED)
 
 
 async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
     """The milestones of these subjects, ids and times; None where there is none that the viewer may see."""
-    visible = select(*columns_of(ALWAYS, OTHERS, None)).where(
-        visible_to(request.viewer, LearningJourneyEvent.subject_key)
-    )
+    visible = _with(None).where(visible_to(request.viewer, LearningJourneyEvent.subject_key))
     return await rows_by_key(request, visible, KEY, keys)
+
+
+@cache
+def _totals() -> ScalarSelect[Any]:
+    milestone = LearningJourneyEvent
+    return gathered(
+        [
+            func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
+            _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
+            _distinct(milestone.quest_id, MilestoneKind.QUEST_COMPLETED),
+            _distinct(milestone.badge_id, MilestoneKind.BADGE_EARNED),
+            func.coalesce(func.sum(milestone.xp), 0),
+        ],
+        select(milestone).where(milestone.subject_key == User.subject_key).correlate(User),
+    )
+
+
+@cache
+def _xp_by_pillar() -> ScalarSelect[Any]:
+    milestone = LearningJourneyEvent
+    return gathered(
+        [milestone.pillar, func.sum(milestone.xp)],
+        select(milestone)
+        .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)
+        .group_by(milestone.pillar)
+        .correlate(User),
+    )
 
 
 def _distinct(what: Any, kind: MilestoneKind) -> ColumnElement[int]:
     return func.count(distinct(what)).filter(LearningJourneyEvent.kind == kind)
 
 
+@cache
 def _milliseconds() -> ScalarSelect[int]:
     lengths = func.unnest(DailyActivity.session_lengths).table_valued("length").render_derived()
     return (

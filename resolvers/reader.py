@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.user import Arrival, User, UserRole, make_known
-from models.viewer import Role, Viewer
+from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
 
 AnyRow = Row[Any]
@@ -92,9 +92,9 @@ class Reader:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _lost: UnavailableError | None = field(default=None, init=False)
 
-    async def rows(self, statement: Executable) -> list[AnyRow]:
-        """All rows of a statement, which PostgreSQL has ten seconds for. Once it went away it stays away for this
-        request."""
+    async def rows(self, statement: Executable, **parameters: object) -> list[AnyRow]:
+        """All rows of a statement, which PostgreSQL has ten seconds for; with these parameters, and VIEWER_ID. Once it
+        went away it stays away for this request."""
         async with self._turn:
             if self._lost:
                 raise self._lost
@@ -102,7 +102,8 @@ class Reader:
                 with database_needed():
                     async with asyncio.timeout(SECONDS_FOR_POSTGRESQL):
                         self._connection = self._connection or await self._open()
-                        return list((await self._connection.execute(statement)).all())
+                        found = await self._connection.execute(statement, parameters | {VIEWER_ID: self.viewer.user_id})
+                        return list(found.all())
             except UnavailableError as error:
                 self._lost = error
                 raise

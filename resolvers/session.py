@@ -1,10 +1,11 @@
 """Reading sessions."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, select
 
 from models.session import UserSession
 from models.viewer import visible_to
@@ -29,10 +30,16 @@ async def sessions(
     request: Request, subject_keys: Sequence[UUID], page: Page, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's sessions, newest first."""
-    return await page_of_each(request, subject_keys, select(*columns_of(ALWAYS, OTHERS, fields)), page)
+    return await page_of_each(request, subject_keys, _with(fields), page)
+
+
+@lru_cache(maxsize=50)
+def _with(fields: Fields | None) -> Select[Any]:
+    """Sessions with what these fields need, or with everything."""
+    return select(*columns_of(ALWAYS, OTHERS, fields))
 
 
 async def sessions_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
     """The sessions of these subjects, starts and ids; None where there is none that the viewer may see."""
-    visible = select(*columns_of(ALWAYS, OTHERS, None)).where(visible_to(request.viewer, UserSession.subject_key))
+    visible = _with(None).where(visible_to(request.viewer, UserSession.subject_key))
     return await rows_by_key(request, visible, KEY, keys)

@@ -281,7 +281,7 @@ async def profile(settings: Settings, question: Question) -> Profile:
 class Loads:
     """The statements of a request, and the seconds that its loaders take apart from waiting for rows."""
 
-    statements: list[Executable] = field(default_factory=list)
+    statements: list[tuple[Executable, dict[str, object]]] = field(default_factory=list)
     own: float = 0.0
 
 
@@ -292,10 +292,10 @@ def loading() -> Iterator[Loads]:
     loader, rows = Request.loader, Reader.rows
     tasks: set[object] = set()
 
-    async def timed_rows(reader: Reader, statement: Executable) -> list[AnyRow]:
+    async def timed_rows(reader: Reader, statement: Executable, **parameters: object) -> list[AnyRow]:
         began = perf_counter()
-        found = await rows(reader, statement)
-        loads.statements.append(statement)
+        found = await rows(reader, statement, **parameters)
+        loads.statements.append((statement, parameters))
         if asyncio.current_task() in tasks:
             loads.own -= perf_counter() - began
         return found
@@ -314,11 +314,11 @@ def loading() -> Iterator[Loads]:
         yield loads
 
 
-async def seconds_again(reader: Reader, statements: Sequence[Executable]) -> float:
+async def seconds_again(reader: Reader, statements: Sequence[tuple[Executable, dict[str, object]]]) -> float:
     """How long the reader takes for all rows of these statements."""
     began = perf_counter()
-    for statement in statements:
-        await reader.rows(statement)
+    for statement, parameters in statements:
+        await reader.rows(statement, **parameters)
     seconds = perf_counter() - began
     await reader.close()
     return seconds
@@ -387,9 +387,9 @@ def report(measured: Measured) -> None:
         )
     for name, took in measured.profiles.items():
         print(
-            f"{name}: {took.statements} statements; loaders take {took.own:.1f} ms themselves and {took.rows:.1f} ms for"
-            f" rows, of which PostgreSQL executes for {took.executing:.1f} ms and plans for {took.planning:.1f} ms: its share"
-            f" is {took.share:.2f}"
+            f"{name}: {took.statements} statements; loaders take {took.own:.1f} ms, and {took.rows:.1f} ms for"
+            f" rows,\nof which PostgreSQL executes for {took.executing:.1f} ms and plans for {took.planning:.1f} ms:"
+            f" its share is {took.share:.2f}"
         )
     print(f"peak memory of the API: {measured.peak / MEBIBYTE:.0f} MiB", flush=True)
 

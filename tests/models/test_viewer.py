@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.guardianship import Guardianship
 from models.user import User
-from models.viewer import ANONYMOUS, Role, Viewer, visible_to
+from models.viewer import ANONYMOUS, VIEWER_ID, Role, Viewer, visible_to
 from tests.platform import Platform
 
 AWKWARD = ["o'brien", '"quoted"', "{a,b}", "}'; --", "Ünï çødé", " ", "%L", "NULL"]
@@ -52,10 +52,13 @@ async def test_the_database_shows_whom_the_code_would_show(platform: Platform, s
     for viewer in [*viewers, ANONYMOUS]:
         async with platform.superuser.connect() as connection:
             by_code = set(
-                await connection.scalars(select(User.subject_key).where(visible_to(viewer, User.subject_key)))
+                await connection.scalars(
+                    select(User.subject_key).where(visible_to(viewer, User.subject_key)), {VIEWER_ID: viewer.user_id}
+                )
             )
             links = select(Guardianship.subject_key, Guardianship.guardian_key)
-            links_by_code = set(await connection.execute(links.where(visible_to(viewer, Guardianship.subject_key))))
+            of_theirs = links.where(visible_to(viewer, Guardianship.subject_key))
+            links_by_code = set(await connection.execute(of_theirs, {VIEWER_ID: viewer.user_id}))
         async with platform.api.databases.viewer.connect() as connection:
             await connection.execute(select(func.app_begin(viewer.user_id, viewer.role)))
             assert set(await connection.scalars(select(User.subject_key))) == by_code, viewer
@@ -86,7 +89,7 @@ async def test_the_rule_by_role(platform: Platform) -> None:
     async def seen(viewer: Viewer) -> set[str]:
         statement = select(User.user_id).where(User.user_id.in_(keys), visible_to(viewer, User.subject_key))
         async with platform.superuser.connect() as connection:
-            return set(await connection.scalars(statement))
+            return set(await connection.scalars(statement, {VIEWER_ID: viewer.user_id}))
 
     assert await seen(Viewer(Role.PARENT, parent)) == {parent, child}
     assert await seen(Viewer(Role.STUDENT, parent)) == {parent}
