@@ -1,7 +1,6 @@
 """The API for an ASGI server (`uvicorn --factory questlog.asgi:app`), and the API process that `serve` starts."""
 
 import asyncio
-import gc
 import socket
 import sys
 
@@ -24,11 +23,7 @@ def app() -> Starlette:
 
     settings = load()
     configure("api", settings.log_level)
-    made = create_app(settings)
-    # All that stays: to look through it for garbage again and again lets somebody wait for a tenth of a second.
-    gc.collect()
-    gc.freeze()
-    return made
+    return create_app(settings)
 
 
 class Server(uvicorn.Server):
