@@ -15,7 +15,7 @@ demo: .venv/questlog.stamp ## bring in a real course, show what its people see, 
 	@exec $(RUN)/questlog demo
 
 test: lint ## everything that ends within five minutes
-	$(RUN)/pytest -m "not long"
+	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope
 
 test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
 	$(RUN)/pytest -m long

@@ -4,7 +4,11 @@ import re
 
 # A local part is looked for only where one can begin: a long word without an @ is then read once, not once a letter.
 # As addresses stand in URLs too, signs may be percent-encoded; of those that touch, none is left because of the other.
-_EMAIL = re.compile(r"(?<![\w.+'%-])(?:[\w.+'%-]+(?:@|%(?:25)*40)[\w-]+(?:(?:\.|%(?:25)*2E)[\w-]+)+)+", re.IGNORECASE)
+_LOCAL = r"[\w.+'%!#$*^{|}~-]"
+_AT = r"(?:@|＠|&#64;|%(?:25)*40)"  # noqa: RUF001 - the full-width sign is meant
+_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:{_LOCAL}+{_AT}[\w-]+(?:(?:\.|%(?:25)*2E)[\w-]+)+)+", re.IGNORECASE)
+_SIGNS = ("@", "＠", "&#64;", "%")  # noqa: RUF001 - the same
+_SIGNS_OR_NUL = tuple(sign.encode() for sign in (*_SIGNS, "\\u0000"))
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 LONGEST_PATH = 512
@@ -26,12 +30,12 @@ def is_storable(value: object, levels: int = DEEPEST) -> bool:
 
 def may_need_cleaning(json: bytes) -> bool:
     """Whether text in this JSON may hold an e-mail address or NUL: a look at all of it instead of at each string."""
-    return b"@" in json or b"%" in json or b"\\u0000" in json
+    return any(sign in json for sign in _SIGNS_OR_NUL)
 
 
 def mask_emails(text: str) -> str:
     """The text with every e-mail address as `[email]`."""
-    return _EMAIL.sub("[email]", text) if "@" in text or "%" in text else text
+    return _EMAIL.sub("[email]", text) if any(sign in text for sign in _SIGNS) else text
 
 
 def page_path(sent: str) -> str:

@@ -19,11 +19,14 @@ def app() -> Starlette:
     enter()
     from questlog.app import create_app
     from questlog.log import configure
+    from questlog.process import settle_memory
     from questlog.settings import load
 
     settings = load()
     configure("api", settings.log_level)
-    return create_app(settings)
+    made = create_app(settings)
+    settle_memory()
+    return made
 
 
 class Server(uvicorn.Server):

@@ -86,6 +86,7 @@ def work() -> None:
     async def working() -> None:
         from questlog.database import logins
         from questlog.metrics import metrics_served
+        from questlog.process import settle_memory
         from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker, run
 
@@ -100,6 +101,7 @@ def work() -> None:
         await check_queue(settings.redis_url)
         configure("worker", settings.log_level)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
+        settle_memory()
         try:
             async with metrics_served(settings, lambda: {"worker": os.getpid()}):
                 await run(worker)
@@ -175,8 +177,8 @@ def status() -> None:
             current = await ledger(connection, queue)
         for name, value in current._asdict().items():
             print(f"{name.replace('_', ' ')}: {'none' if value is None else value}")
-        if not current.adds_up:
-            raise StartError("the ledger does not add up: unless events are just coming in, some were lost")
+        if current.missing > 0:
+            raise StartError(f"the ledger does not add up: {current.missing} accepted events are missing")
         if current.waiting and not current.workers:
             raise StartError("events wait, and no worker is alive: start questlog work")
         if current.set_aside:

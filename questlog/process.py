@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def spawn(
         start_new_session=True,
         preexec_fn=_dies_with_parent(dies_with_parent_by),  # noqa: PLW1509 - a change of user clears the request, so only the child can make it
     )
+
+
+def settle_memory() -> None:
+    """Let the garbage collector pass over what is there by now and will stay, and look less often at what comes.
+
+    A request with many events makes thousands of objects that need no collector; at Python's own thresholds it goes
+    through the whole heap again and again meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 async def ended(process: subprocess.Popen[bytes]) -> int:

@@ -20,6 +20,7 @@ from resolvers.metrics import RATE_LIMITED
 SECONDS_FOR_VALKEY = 1
 SECONDS_BETWEEN_TRIES = 1
 MINUTE = 60
+MOST_REMEMBERED = 50_000
 UNASKED_PART = 100  # one part in so many of a limit is let pass without asking Valkey
 
 
@@ -37,8 +38,8 @@ class RateLimits:
 
     def __init__(self, queue: ArqRedis, most: EventsPerMinute) -> None:
         shared: dict[str, Any] = {"connection_pool": queue.connection_pool}
-        storage = RedisStorage("async+redis://", implementation="redispy", **shared)
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._storage = RedisStorage("async+redis://", implementation="redispy", **shared)
+        self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._items = {
             kind: RateLimitItemPerMinute(number, namespace=f"questlog:{kind}")
             for kind, number in vars(most).items()
@@ -56,7 +57,7 @@ class RateLimits:
         where one alone sends more than they ever may at once, in any case.
         """
         now = time.monotonic()
-        if now >= self._forget_at:
+        if now >= self._forget_at or len(self._unasked) >= MOST_REMEMBERED:
             self._unasked.clear()
             self._forget_at = now + MINUTE
         asking = [sender for sender, number in senders.items() if self._must_ask(sender, number)]
@@ -84,7 +85,20 @@ class RateLimits:
         before = self._unasked.pop(sender, 0)
         if not await self._limiter.hit(item, name, cost=before + number):
             self._unasked[sender] += before
-            reset_at, _ = await self._limiter.get_window_stats(item, name)
             RATE_LIMITED.labels(kind).inc()
-            wait = max(1, math.ceil(1000 * (reset_at - time.time())))
+            window = await self._storage.get_sliding_window(item.key_for(name), MINUTE)
+            wait = max(1, math.ceil(1000 * seconds_until(item.amount - before - number, *window)))
             raise RateLimitedError(f"more than {item.amount} events a minute from one {kind}: send them later", wait)
+
+
+def seconds_until(most: int, previous: int, previous_ends_in: float, current: int, current_ends_in: float) -> float:
+    """How long until no more than `most` are counted, if nobody sends meanwhile.
+
+    Of the previous minute so much counts as of it still lies within the last 60 s; the current one becomes the
+    previous when it has 60 s left. More than a limit at once is never taken: then it is a minute.
+    """
+    if most < 0:
+        return MINUTE
+    if previous and current <= most:
+        return max(0.0, previous_ends_in - MINUTE * (most - current) / previous)
+    return max(0.0, current_ends_in - MINUTE * most / current) if current else 0.0

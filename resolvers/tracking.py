@@ -30,6 +30,7 @@ from resolvers.request import Request
 
 UTC = ZoneInfo("UTC")
 MOST_EVENTS = 500
+MOST_DEVICES = 10  # that are counted of a request; all of them count for its user and address
 MOST_BYTES = 8192
 EARLIEST = timedelta(days=7)
 LATEST = timedelta(minutes=5)
@@ -139,7 +140,8 @@ def _senders(request: Request, drafts: Sequence[EventDraft]) -> Counter[tuple[st
         senders["user", request.viewer.user_id] = len(drafts)
     if address := cut_address(request.ip_address):
         senders["address", address] = len(drafts)
-    for device, number in Counter(draft.device_id or request.device_id for draft in drafts).items():
+    devices = Counter(draft.device_id or request.device_id for draft in drafts)
+    for device, number in devices.most_common(MOST_DEVICES):
         if device:
             senders["device", str(device)] = number
     return senders
@@ -356,7 +358,13 @@ def _clean(value: Any, where: list[str]) -> Any:
     if value is None:
         return None
     if isinstance(value, dict):
-        return {_clean(key, where): _clean(each, [*where, key]) for key, each in value.items()}
+        cleaned: dict[str, Any] = {}
+        for key, each in value.items():
+            name = kept = _clean(key, where)
+            while kept in cleaned:
+                kept = f"{name} {len(cleaned)}"
+            cleaned[kept] = _clean(each, [*where, key])
+        return cleaned
     if isinstance(value, list):
         return [_clean(each, where) for each in value]
     if not is_storable(value):

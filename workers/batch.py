@@ -5,25 +5,25 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from arq.connections import ArqRedis
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from models.event import TrackedEvent
 from workers.ledger import count_judged, store_batches
-from workers.metrics import BATCH_SECONDS, timed
-from workers.queue import WAITING
+from workers.metrics import TRANSACTION_SECONDS, timed
+from workers.queue import LARGEST_BATCH_BYTES, decode_batch, forget_waiting
 
 TRANSACTIONS_AT_ONCE = 2
-EVENTS_AT_ONCE = 500
 SECONDS = 12
 
 
 @dataclass
-class Waiting:
-    """A batch that a job brought, and which it wants to hear of."""
+class Batch:
+    """A batch as its job brought it, and what the job waits for."""
 
     batch_id: str
-    events: Sequence[TrackedEvent]
+    encoded: bytes
     stored: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -32,64 +32,75 @@ class GroupCommit:
 
     def __init__(self, engine: AsyncEngine, queue: ArqRedis, *, anonymize_after_days: int) -> None:
         self._engine, self._queue, self._anonymize_after_days = engine, queue, anonymize_after_days
-        self._waiting: deque[Waiting] = deque()
+        self._brought: deque[Batch] = deque()
         self._arrived = asyncio.Event()
         self._committing = [asyncio.create_task(self._commit_forever()) for _ in range(TRANSACTIONS_AT_ONCE)]
 
-    async def store(self, batch_id: str, events: Sequence[TrackedEvent]) -> None:
-        """Return once the batch is stored and counted; raises what PostgreSQL or Valkey raised."""
-        waiting = Waiting(batch_id, events)
-        self._waiting.append(waiting)
+    async def store(self, batch_id: str, encoded: bytes) -> None:
+        """Return once the batch is stored and counted; raises what PostgreSQL or Valkey raised, or MsgspecError where
+        nobody can read it."""
+        batch = Batch(batch_id, encoded)
+        self._brought.append(batch)
         self._arrived.set()
-        await waiting.stored
+        await batch.stored
 
     async def close(self) -> None:
-        """Break off what is under way."""
+        """Break off what is under way; whoever waits is cancelled."""
         for task in self._committing:
             task.cancel()
         await asyncio.gather(*self._committing, return_exceptions=True)
+        for batch in self._brought:
+            batch.stored.cancel()
 
     async def _commit_forever(self) -> None:
         while True:
             await self._arrived.wait()
-            if batches := self._taken():
-                await self._commit(batches)
+            if group := self._next_group():
+                await self._commit(group)
             else:
                 self._arrived.clear()
 
-    def _taken(self) -> list[Waiting]:
+    def _next_group(self) -> list[Batch]:
         """The next batches that somebody still waits for, as many as make a good transaction."""
-        taken: list[Waiting] = []
-        while self._waiting and sum(len(batch.events) for batch in taken) < EVENTS_AT_ONCE:
-            batch = self._waiting.popleft()
+        group: list[Batch] = []
+        while self._brought and sum(len(batch.encoded) for batch in group) < LARGEST_BATCH_BYTES:
+            batch = self._brought.popleft()
             if not batch.stored.done():
-                taken.append(batch)
-        return taken
+                group.append(batch)
+        return group
 
-    async def _commit(self, batches: Sequence[Waiting]) -> None:
+    async def _commit(self, group: Sequence[Batch]) -> None:
+        """Where one batch makes the transaction fail, each is stored in its own."""
         try:
             async with asyncio.timeout(SECONDS):
-                await self._store(batches)
+                await self._store(group)
+        except (DBAPIError, msgspec.MsgspecError) as error:
+            if len(group) == 1 or getattr(error, "connection_invalidated", False):
+                _tell(group, error)
+            else:
+                for batch in group:
+                    await self._commit([batch])
+        except asyncio.CancelledError:
+            for batch in group:
+                batch.stored.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
-            for batch in batches:
-                if not batch.stored.done():
-                    batch.stored.set_exception(error)
+            _tell(group, error)
         else:
-            for batch in batches:
-                if not batch.stored.done():
-                    batch.stored.set_result(None)
+            _tell(group, None)
 
-    async def _store(self, batches: Sequence[Waiting]) -> None:
-        ids = [batch.batch_id for batch in batches]
-        # What is not waiting any more was stored by another, so long ago that the ledger may have forgotten it.
-        async with self._queue.pipeline(transaction=False) as asking:
-            asking.hmget(WAITING, ids)
-            (there,) = await asking.execute()
-        left = {batch.batch_id: batch.events for batch, waits in zip(batches, there, strict=True) if waits}
-        with timed(BATCH_SECONDS):
+    async def _store(self, group: Sequence[Batch]) -> None:
+        batches = {batch.batch_id: decode_batch(batch.encoded) for batch in group}
+        with timed(TRANSACTION_SECONDS):
             async with self._engine.begin() as connection:
-                judged = await store_batches(connection, left, anonymize_after_days=self._anonymize_after_days)
+                judged = await store_batches(
+                    connection, self._queue, batches, anonymize_after_days=self._anonymize_after_days
+                )
         count_judged(judged)
-        async with self._queue.pipeline(transaction=False) as forgetting:
-            forgetting.hdel(WAITING, *ids)
-            await forgetting.execute()
+        await forget_waiting(self._queue, batches)
+
+
+def _tell(group: Sequence[Batch], error: Exception | None) -> None:
+    for batch in group:
+        if not batch.stored.done():
+            batch.stored.set_exception(error) if error else batch.stored.set_result(None)

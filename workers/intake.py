@@ -11,9 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from models.event import TrackedEvent
 from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
-from workers.queue import QueueFullError, enqueue
+from workers.queue import QueueFullError, cut, enqueue
 
-LARGEST_BATCH = 500
 GATHERING_SECONDS = 0.003
 SECONDS_FOR_VALKEY = 2
 SECONDS_FOR_POSTGRESQL = 10
@@ -72,9 +71,7 @@ class Intake:
         COMMIT_EVENTS.observe(len(events))
         try:
             with timed(COMMIT_SECONDS):
-                await self._keep_all(
-                    [events[start : start + LARGEST_BATCH] for start in range(0, len(events), LARGEST_BATCH)]
-                )
+                await self._keep_all(events)
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
             for _, kept in waiting:
                 if not kept.done():
@@ -84,19 +81,19 @@ class Intake:
                 if not kept.done():
                     kept.set_result(None)
 
-    async def _keep_all(self, batches: Sequence[Sequence[TrackedEvent]]) -> None:
+    async def _keep_all(self, events: Sequence[TrackedEvent]) -> None:
         try:
             if time.monotonic() < self._failed_at + SECONDS_BETWEEN_TRIES:
                 raise ConnectionError("Valkey was away a moment ago")
             async with asyncio.timeout(SECONDS_FOR_VALKEY):
                 await self._check_size()
-                await enqueue(self.queue, batches)
+                await enqueue(self.queue, list(cut(events)))
         except QueueFullError:
-            await self._store(batches)
+            await self._store(events)
         except (RedisError, OSError):
             if time.monotonic() >= self._failed_at + SECONDS_BETWEEN_TRIES:
                 self._failed_at = time.monotonic()
-            await self._store(batches)
+            await self._store(events)
 
     async def _check_size(self) -> None:
         if time.monotonic() >= self._measured_at + SECONDS_BETWEEN_MEASUREMENTS:
@@ -106,12 +103,8 @@ class Intake:
         if self._is_full:
             raise QueueFullError("the queue holds as much as it may")
 
-    async def _store(self, batches: Sequence[Sequence[TrackedEvent]]) -> None:
-        """All batches in one transaction: a request's events are kept together or not at all."""
+    async def _store(self, events: Sequence[TrackedEvent]) -> None:
+        """All events in one transaction: those of a request are kept together or not at all."""
         async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
-            judged = [
-                await store_unqueued(connection, batch, anonymize_after_days=self._anonymize_after_days)
-                for batch in batches
-            ]
-        for each in judged:
-            count_judged(each)
+            judged = await store_unqueued(connection, events, anonymize_after_days=self._anonymize_after_days)
+        count_judged(judged)

@@ -24,7 +24,7 @@ from models.ledger import (
 )
 from workers.event import Stored, store
 from workers.metrics import EVENTS_JUDGED
-from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event
+from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event, still_waiting
 
 SECONDS_ALIVE = 10
 BATCHES_AT_ONCE = 5000  # of which the queue and the database are asked together
@@ -46,9 +46,14 @@ class Ledger(NamedTuple):
     last_error: str | None
 
     @property
+    def missing(self) -> int:
+        """Of how many accepted events nobody knows what became; below zero while others are just coming in."""
+        return self.accepted - self.stored - self.duplicate - self.withdrawn - self.waiting - self.set_aside
+
+    @property
     def adds_up(self) -> bool:
         """Whether nothing is lost and nothing counted twice; for certain only while nothing is under way."""
-        return self.accepted == self.stored + self.duplicate + self.withdrawn + self.waiting + self.set_aside
+        return not self.missing
 
 
 class Judged(NamedTuple):
@@ -61,31 +66,45 @@ class Judged(NamedTuple):
 
 
 async def store_batches(
-    connection: AsyncConnection, batches: Mapping[str, Sequence[TrackedEvent]], *, anonymize_after_days: int
+    connection: AsyncConnection,
+    queue: ArqRedis,
+    batches: Mapping[str, Sequence[TrackedEvent]],
+    *,
+    anonymize_after_days: int,
 ) -> Judged:
     """Store the queue's batches, by id, and count them, in the connection's transaction; one that the queue hands out
-    twice is counted once, and an event that cannot be stored is set aside.
+    twice is counted once. Of a batch that comes alone, an event that cannot be stored is set aside.
 
-    Raises what the database raises where no event is at fault.
+    Raises what the database raises where no event is at fault, and where one is among those of several batches.
     """
     claimed = await claim_batches(connection, batches.keys())
-    events = [event for batch_id in batches if batch_id in claimed for event in batches[batch_id]]
-    return await _store_counted(connection, events, 0, anonymize_after_days)
+    # What is claimed and waits no more was stored so long ago that the claim is forgotten.
+    waiting = await still_waiting(queue, sorted(claimed))
+    events = [event for batch_id in batches if batch_id in waiting for event in batches[batch_id]]
+    return await _store_counted(connection, events, 0, anonymize_after_days, alone=len(batches) == 1)
 
 
 async def store_unqueued(
     connection: AsyncConnection, events: Sequence[TrackedEvent], *, anonymize_after_days: int
 ) -> Judged:
-    """The same for events that never were in the queue."""
-    return await _store_counted(connection, events, len(events), anonymize_after_days)
+    """Store events that never were in the queue, and count them; one that cannot be stored is set aside."""
+    return await _store_counted(connection, events, len(events), anonymize_after_days, alone=True)
 
 
 async def _store_counted(
-    connection: AsyncConnection, events: Sequence[TrackedEvent], accepted: int, anonymize_after_days: int
+    connection: AsyncConnection,
+    events: Sequence[TrackedEvent],
+    accepted: int,
+    anonymize_after_days: int,
+    *,
+    alone: bool,
 ) -> Judged:
     if not events:
         return Judged(0, 0, 0, 0)
-    stored = await _store_or_set_aside(connection, events, anonymize_after_days)
+    if alone:
+        stored = await _store_or_set_aside(connection, events, anonymize_after_days)
+    else:
+        stored = await store(connection, events, anonymize_after_days=anonymize_after_days)
     await add_counts(connection, Counts(accepted, *stored))
     return Judged(*stored, set_aside=len(events) - sum(stored))
 

@@ -24,7 +24,7 @@ from workers.analytics import refresh
 from workers.batch import TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
-from workers.queue import LAST_ERROR, WORKERS, decode_batch
+from workers.queue import LAST_ERROR, WORKERS
 from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
@@ -112,10 +112,10 @@ async def run(worker: Worker) -> None:
 
 async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:
     """Store a batch of tracked events; whatever goes wrong, arq keeps it and it is tried again."""
-    commits: GroupCommit = ctx["commits"]
     try:
+        commits: GroupCommit = ctx["commits"]
         async with asyncio.timeout(SECONDS_OF_OURS):
-            await commits.store(ctx["job_id"], decode_batch(batch))
+            await commits.store(ctx["job_id"], batch)
     # After a standstill arq's time-out comes together with ours, as a cancellation: it must not pass for an error.
     except (Exception, asyncio.CancelledError) as error:
         pause = min(2 ** min(ctx["job_try"], 10), LONGEST_PAUSE)
@@ -264,7 +264,7 @@ async def sweep_batches(ctx: dict[str, Any]) -> None:
 async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
     """Make the weekly partitions that are missing."""
     try:
-        async with _engine(ctx).begin() as connection:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
             await make_partitions(connection, datetime.now(UTC), ctx["anonymize_after_days"])
     except Exception as error:
         logger.warning("partitions could not be made, and are tried again in %d s: %s", LONGEST_PAUSE, _kind(error))

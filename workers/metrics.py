@@ -17,9 +17,9 @@ COMMIT_SECONDS = Histogram(
     ["outcome"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
-BATCH_SECONDS = Histogram(
-    "questlog_batch_seconds",
-    "How long a worker took over a batch, by outcome.",
+TRANSACTION_SECONDS = Histogram(
+    "questlog_transaction_seconds",
+    "How long a worker took to store what several jobs brought, by outcome.",
     ["outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 12),
 )

@@ -1,8 +1,9 @@
 """The queue of accepted batches: arq's in Valkey, with what the ledger needs to know of it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import cast
 from uuid import uuid4
 
 import msgspec
@@ -15,6 +16,8 @@ from models.event import TrackedEvent
 
 SECONDS_TO_CONNECT = 1
 KEPT_FOR = timedelta(days=30)
+LARGEST_BATCH = 500
+LARGEST_BATCH_BYTES = 2**17
 ACCEPTED = "questlog:accepted"  # events that the queue ever took
 WAITING = "questlog:waiting"  # of each batch that is not stored yet: how many events, and since when
 WORKERS = "questlog:workers"  # when each worker was last alive
@@ -44,6 +47,33 @@ async def open_queue(redis_url: str) -> ArqRedis:
     queue = queue_at(redis_url)
     await queue.ping()
     return queue
+
+
+def cut(events: Iterable[TrackedEvent]) -> Iterator[list[TrackedEvent]]:
+    """The events in batches: of 500 at most, and not much more than 128 KiB of payload."""
+    batch: list[TrackedEvent] = []
+    size = 0
+    for event in events:
+        batch.append(event)
+        size += len(event.data)
+        if len(batch) == LARGEST_BATCH or size > LARGEST_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+async def still_waiting(queue: ArqRedis, batch_ids: list[str]) -> set[str]:
+    """Which of the batches are not known to be stored."""
+    if not batch_ids:
+        return set()
+    there = await cast(Awaitable[list[bytes | None]], queue.hmget(WAITING, batch_ids))
+    return {batch_id for batch_id, waits in zip(batch_ids, there, strict=True) if waits}
+
+
+async def forget_waiting(queue: ArqRedis, batch_ids: Iterable[str]) -> None:
+    """Note that the batches are stored."""
+    await cast(Awaitable[int], queue.hdel(WAITING, *batch_ids))
 
 
 async def enqueue(queue: ArqRedis, batches: Sequence[Sequence[TrackedEvent]]) -> None:

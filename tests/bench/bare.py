@@ -20,6 +20,7 @@ from models.event import TrackedEvent
 from models.taxonomy import EVENT_TYPES
 from models.user import UserRole
 from questlog.database import logins
+from questlog.process import settle_memory
 from questlog.settings import load
 from schema.tracking import camel
 from workers.intake import Intake
@@ -49,6 +50,7 @@ async def serve(listener: int) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
+    settle_memory()
     config = uvicorn.Config(app, ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False)
     await uvicorn.Server(config).serve([socket.socket(fileno=listener)])
     await intake.close()

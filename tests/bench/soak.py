@@ -43,8 +43,8 @@ MOST_UNDER_WAY = 64
 SAMPLE_SECONDS = 10
 MIB = 2**20
 GROWING = {
-    "user_activity_events", "error_events", "user_sessions", "daily_activity", "daily_event_counts",
-    "learning_journey_events", "page_view_analytics",
+    "user_activity_events", "error_events", "user_sessions", "daily_activity", "daily_contributions",
+    "learning_journey_events", "page_view_analytics", "quest_analytics", "badge_analytics",
 }  # fmt: skip
 """Tables that hold what happened, or figures of each day: more load, more rows."""
 # What may differ between two thirds of a run that is at rest: how much of the value, and how many MiB or rows.

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from models.viewer import Role
 from tests.histories import LEARNERS_OWN, SPREAD, ZONES, as_input, sendable
-from tests.platform import SERVICE, Asker
+from tests.platform import BROWSER, SERVICE, Asker
 from tests.recomputation import Event, History
 
 EVENTS = 20_000
@@ -144,7 +144,9 @@ def _events(
             among = MARKING if by_service and device is None and random.random() < 0.1 else kinds
             kind = random.choice(list(among))
             path = f"/quests/{random.randrange(9)}" if kind == "page_view" or random.random() < 0.2 else None
-            event = Event(_uuid(random), at, kind, among[kind](random), here, by_service, path)
+            event = Event(
+                _uuid(random), at, kind, among[kind](random), here, by_service, path, None if by_service else BROWSER
+            )
             if sendable(now, event, HOLDS_FOR) and not (device and by_service):
                 found.append(event)
     return found[:number]

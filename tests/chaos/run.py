@@ -273,7 +273,7 @@ async def settle(running: Supervisor, platform: Platform, outcome: Outcome) -> N
         try:
             outcome.ledger = await read_ledger(platform, queue)
             jobs = [job for job in await queue.zrange("arq:queue", 0, -1) if not job.startswith(b"cron:")]
-            return not jobs and not outcome.ledger.waiting and not await platform.dirty()
+            return not jobs and not outcome.ledger.waiting and not await platform.dirty() and await platform.assessed()
         except (OSError, RedisError, DBAPIError):
             return False
 

@@ -84,7 +84,7 @@ def test_what_all_processes_counted_is_told_and_stays_when_they_are_started_agai
             (sample("questlog_rate_limited_total", kind="user"), 1),
             (sample("questlog_commit_seconds_count", outcome="done"), 2),
             (sample("questlog_commit_events_sum"), 15),
-            (sample("questlog_batch_seconds_count", outcome="done"), 2),
+            (sample("questlog_transaction_seconds_count", outcome="done"), 2),
             (sample("questlog_events_judged_total", outcome="stored"), 10),
             (sample("questlog_events_judged_total", outcome="duplicate"), 5),
             (sample("questlog_ledger_events", state="accepted"), 15),

@@ -266,7 +266,11 @@ def recomputed(replay: Replay) -> dict[UUID, list[Answer]]:
     now = datetime.now(UTC)
     return {
         device: [
-            {key: value for key, value in session.items() if key not in {"deviceId", "eventIds"}}
+            {
+                key: value
+                for key, value in session.items()
+                if key not in {"deviceId", "eventIds", "deviceType", "browser", "os"}
+            }
             for session in recomputation.sessions(history, now)
         ]
         for device, history in histories(replay.people, replay.later).items()

@@ -52,7 +52,7 @@ query ($days: Int!, $type: ErrorType) {
 TABLES = (
     "users, guardianships, devices, user_activity_events, error_events, error_groups, user_sessions, daily_activity,"
     " daily_contributions, learning_journey_events, page_view_analytics, quest_analytics, badge_analytics, catalogue,"
-    " dirty_spans, dirty_days"
+    " dirty_spans, dirty_days, risk_assessments, assessments_due"
 )
 WRITTEN = (
     "SELECT *, xmin::text FROM daily_contributions ORDER BY subject_key, day",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from arq import func
 from arq.connections import ArqRedis, RedisSettings
@@ -22,6 +23,7 @@ from tests.histories import as_tracked
 from tests.platform import Platform, new_api, until, working
 from tests.workers.storing import DAYS, NOW, visit
 from tests.workers.test_main import nobody_may_insert, until_a_worker_waits, worker_process
+from workers.batch import GroupCommit
 from workers.ledger import ledger
 from workers.main import SECONDS_OF_ARQ, store_batch
 from workers.queue import encode_batch, enqueue, open_queue
@@ -134,10 +136,11 @@ async def test_a_newer_worker_does_what_an_older_one_left(
         job_deserializer=msgspec.msgpack.decode,
         burst=True,
         handle_signals=False,
-        ctx={"engine": api.worker_engine, "anonymize_after_days": DAYS},
+        ctx={"commits": (commits := GroupCommit(api.worker_engine, queue, anonymize_after_days=DAYS))},
     )
     await newer.async_run()
     await newer.close()
+    await commits.close()
     await check_stored_once(api, queue, batch)
 
 
@@ -157,9 +160,8 @@ async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
             await ended(own_servers.valkey.process)
             assert await ended(worker) == 1
     await own_servers.valkey.start()
-    *warnings, last = capfd.readouterr().err.splitlines()
-    assert last.startswith("questlog: Valkey is gone, and so is this worker: start it again")
-    assert not [line for line in warnings if not line.startswith("questlog: ")]
+    *warnings, last = [orjson.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    assert last == "Valkey is gone, and so is this worker: start it again"
     assert "unhandled" not in " ".join(warnings)
 
 

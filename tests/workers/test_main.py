@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arq import Retry
 from arq.connections import ArqRedis
-from arq.constants import default_queue_name
+from arq.constants import default_queue_name, job_key_prefix
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,9 +29,10 @@ from tests.histories import as_input, as_tracked
 from tests.platform import Platform, new_api, until, working
 from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
+from workers.batch import GroupCommit
 from workers.event import store
 from workers.main import BATCHES_BEHIND, Rounds, make_partitions_ahead, roll_up_all, store_batch
-from workers.queue import encode_batch, open_queue
+from workers.queue import encode_batch, enqueue, open_queue
 from workers.rollup import SUBJECTS_AT_ONCE
 
 ADA = (Role.STUDENT, "ada")
@@ -172,8 +175,8 @@ async def test_sigterm_lets_a_worker_finish_what_it_has_begun(api: Platform) -> 
 
 
 async def test_sigterm_leaves_what_is_not_begun_to_the_next_worker(api: Platform) -> None:
-    events = some(3000)
-    await send(api, events, size=50)
+    events = some(5000)
+    await send(api, events, size=20)
     with worker_process(api) as worker:
         await until_stored(api, 200)
         worker.send_signal(signal.SIGTERM)
@@ -197,10 +200,20 @@ async def test_a_batch_that_cannot_be_stored_is_kept_until_it_can(api: Platform)
 
 
 async def test_what_nobody_can_read_is_kept_too(api: Platform, queue: ArqRedis) -> None:
-    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 3, "job_id": "a", "redis": queue}
-    with pytest.raises(Retry) as retry:
-        await store_batch(ctx, b"no batch")
+    async with commits(api, queue) as ctx:
+        with pytest.raises(Retry) as retry:
+            await store_batch(ctx | {"job_try": 3, "job_id": "a"}, b"no batch")
     assert retry.value.defer_score == 8000
+
+
+@asynccontextmanager
+async def commits(api: Platform, queue: ArqRedis) -> AsyncIterator[dict[str, Any]]:
+    """What a worker's jobs find in their context."""
+    commits = GroupCommit(api.worker_engine, queue, anonymize_after_days=DAYS)
+    try:
+        yield {"redis": queue, "commits": commits}
+    finally:
+        await commits.close()
 
 
 async def test_a_worker_outlives_a_restart_of_postgresql(own_servers: EmbeddedServers, tmp_path: Path) -> None:
@@ -265,17 +278,20 @@ async def batches(api: Platform, state: str) -> list[bytes]:
 
 async def test_a_batch_that_is_cancelled_while_it_waits_is_tried_again(api: Platform, queue: ArqRedis) -> None:
     await api.upsert({"userId": "ada", "role": "STUDENT"})
-    ctx = {"engine": api.worker_engine, "anonymize_after_days": DAYS, "job_try": 1, "job_id": "a", "redis": queue}
+    await enqueue(queue, [[as_tracked(visit(NOW), "ada")]])
+    (key,) = await batches(api, "job")
     batch = encode_batch([as_tracked(visit(NOW), "ada")])
-    async with api.superuser.begin() as connection:
-        await connection.execute(text("LOCK TABLE user_activity_events IN ACCESS EXCLUSIVE MODE"))
-        storing = asyncio.create_task(store_batch(ctx, batch))
-        await asyncio.sleep(0.2)
-        storing.cancel()
-        storing.cancel()
-        with pytest.raises(Retry):
-            await storing
-    await store_batch(ctx, batch)
+    async with commits(api, queue) as ctx:
+        ctx |= {"job_try": 1, "job_id": key.decode().removeprefix(job_key_prefix)}
+        async with api.superuser.begin() as connection:
+            await connection.execute(text("LOCK TABLE user_activity_events IN ACCESS EXCLUSIVE MODE"))
+            storing = asyncio.create_task(store_batch(ctx, batch))
+            await asyncio.sleep(0.2)
+            storing.cancel()
+            storing.cancel()
+            with pytest.raises(Retry):
+                await storing
+        await store_batch(ctx, batch)
     assert await rows(api, "SELECT count(*) FROM user_activity_events") == [(1,)]
 
 

@@ -35,7 +35,7 @@ BREAKING = {
     "user_sessions": "events = events + 7, browser = 'Mosaic'",
     "learning_journey_events": "xp = xp + 1",
     "daily_activity": "visited = NOT visited, quests_viewed = '{none}'",
-    "daily_event_counts": "events_by_category[1] = 1000",
+    "daily_contributions": "events_by_category[1] = 1000",
 }
 
 
