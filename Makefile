@@ -18,7 +18,7 @@ test: lint ## everything that ends within five minutes
 	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope
 
 test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
-	$(RUN)/pytest -m long
+	$(RUN)/pytest -m long --numprocesses 2 --dist loadscope
 
 chaos: .venv/questlog.stamp ## servers killed, stopped and slowed at random under load: make chaos SEEDS=50 FIRST=1
 	@exec $(RUN)/python -m tests.chaos.run $(SEEDS) $(FIRST) 2> chaos.log

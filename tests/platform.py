@@ -202,6 +202,9 @@ async def working(platform: Platform) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        # Between two looks at the queue, so that nothing breaks off in the middle of one.
+        worker.allow_pick_jobs = False
+        await asyncio.sleep(0.05)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         # arq would cancel what is still begun, and pass that on to whoever closes it.

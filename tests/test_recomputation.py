@@ -843,7 +843,7 @@ def within(note: str, value: float) -> bool:
     return found is None or int(found[1]) <= value <= int(found[2])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_histories_may_be_sent(data: st.DataObject) -> None:
     now = data.draw(NOWS)
@@ -861,7 +861,7 @@ def test_histories_may_be_sent(data: st.DataObject) -> None:
         assert datetime.fromisoformat(as_input(one, "ada")["occurredAt"]) == one.occurred_at
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_delivery_holds_the_same_figures(data: st.DataObject) -> None:
     now = data.draw(NOWS)
@@ -876,7 +876,7 @@ def test_a_delivery_holds_the_same_figures(data: st.DataObject) -> None:
     assert recomputation.journey(delivered, now) == recomputation.journey(history, now)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_figures_hold_for_as_long_as_asked(data: st.DataObject) -> None:
     now, holds_for = data.draw(NOWS), timedelta(minutes=5)
@@ -885,7 +885,7 @@ def test_figures_hold_for_as_long_as_asked(data: st.DataObject) -> None:
         assert ask(history, now) == ask(history, now + holds_for)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_sessions_of_a_device_never_touch_and_share_no_event(data: st.DataObject) -> None:
     history = data.draw(histories(data.draw(NOWS)))

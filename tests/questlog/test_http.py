@@ -133,6 +133,7 @@ async def limited(platform: Platform, asker: tuple[Role, str] | None, number: in
     assert 1 <= error["extensions"]["retryAfterMs"] <= 120_000
 
 
+@pytest.mark.long
 async def test_a_school_of_a_thousand_children_behind_one_address_is_not_locked_out(
     servers: EmbeddedServers, tmp_path: Path
 ) -> None:

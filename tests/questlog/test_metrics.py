@@ -64,6 +64,7 @@ def track(installation: Installation, token: str, events: list[dict[str, Any]]) 
     assert httpx.post(installation.url, json=body, headers=headers, trust_env=False).is_success
 
 
+@pytest.mark.long
 def test_what_all_processes_counted_is_told_and_stays_when_they_are_started_again(home: Path) -> None:
     with serving(home, "--workers", "2", QUESTLOG_METRICS_PORT="0", QUESTLOG_USER_EVENTS_PER_MINUTE="20") as running:
         scrape = Scraped(running.output)

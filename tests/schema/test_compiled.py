@@ -184,7 +184,7 @@ async def both(api: Platform, request: Answer, asker: Asker) -> None:
 
 
 @given(body=requests(), asker=st.sampled_from(USERS))
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_any_request_is_answered_as_the_general_execution_answers_it(
     api: Platform, body: Answer, asker: Asker
 ) -> None:

@@ -58,7 +58,7 @@ FIELDS = {kind["field"]: name for name, kind in TAXONOMY.items()}
 
 @given(data=st.data())
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
 async def test_random_histories(platform: Platform, data: st.DataObject) -> None:
     now = datetime.now(UTC)

@@ -141,7 +141,7 @@ def in_order(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
 @given(data=st.data())
 async def test_random_histories_of_many(storing: Storing, idle: Platform, data: st.DataObject) -> None:
@@ -164,6 +164,7 @@ async def test_random_histories_of_many(storing: Storing, idle: Platform, data: 
     await nothing_is_written_again(storing)
 
 
+@pytest.mark.long
 async def test_some_of_the_course_in_no_order_and_some_of_it_twice(storing: Storing, idle: Platform) -> None:
     await storing.rows(f"TRUNCATE {TABLES}")
     sent = []

@@ -25,7 +25,7 @@ PLACE = "tableoid::text || ctid::text"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TODAY = NOW.replace(hour=0, minute=0, second=0)
 some_examples = settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

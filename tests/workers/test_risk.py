@@ -30,7 +30,7 @@ TICK = timedelta(microseconds=1)
 WINDOWS = (7, 14, 30, 90)
 NUMBERS = count()
 some_examples = settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
