@@ -62,6 +62,7 @@ def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEng
         async_url(url),
         pool_size=pool_size,
         max_overflow=0,
+        pool_use_lifo=True,  # a connection that was just used knows the statements
         # An error's text would otherwise hold what people did.
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),

@@ -950,6 +950,7 @@ REACHED: dict[str, Callable[[History], bool]] = {
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("edge", REACHED)
 def test_histories_reach_the_edges(edge: str) -> None:
     generating = settings(max_examples=3000, phases=[Phase.generate], database=None, deadline=None, derandomize=True)

@@ -40,7 +40,7 @@ SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
 JOBS_AT_ONCE = 24
-BATCHES_BEHIND = 24  # as many waiting mean that storing needs the time that figures would take
+BATCHES_BEHIND = 200  # as many waiting mean that storing needs the time that figures would take
 
 
 def create_worker(

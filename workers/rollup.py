@@ -56,6 +56,7 @@ from models.user_agent import describe
 from workers.risk import assess_soon
 
 SUBJECTS_AT_ONCE = 25
+MARKS_AT_ONCE = 2000
 # How much to read around a span: most people sleep, so the first is nearly always enough.
 MARGINS = [timedelta(hours=6), timedelta(days=2), timedelta(days=14), timedelta(days=3650)]
 TOLD_OF = (PageView, PageExit, QuestViewed, BadgeViewed)
@@ -109,10 +110,12 @@ async def postpone(connection: AsyncConnection) -> None:
 
 
 async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
+    # Not all marks: where many wait, each look at them would cost more than what it is for.
+    marks = select(DirtySpan).order_by(DirtySpan.marked_at).limit(MARKS_AT_ONCE).subquery()
     # OFFSET 0 keeps the lock out of the grouping, where it would be taken for everybody who waits.
     oldest = (
-        select(DirtySpan.subject_key, func.min(DirtySpan.marked_at).label("since"))
-        .group_by(DirtySpan.subject_key)
+        select(marks.c.subject_key, func.min(marks.c.marked_at).label("since"))
+        .group_by(marks.c.subject_key)
         .order_by("since")
         .offset(0)
         .subquery()

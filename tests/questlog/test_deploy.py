@@ -11,6 +11,7 @@ from subprocess import Popen
 
 import asyncpg
 import httpx
+import orjson
 import pytest
 from pydantic import SecretStr
 
@@ -82,7 +83,9 @@ async def test_a_deploy_loses_no_request(servers: EmbeddedServers, tmp_path: Pat
                 for index, client in enumerate(clients):
                     sending.create_task(client.send_until(enough, new, pause=0.5 if index % 2 else 0))
                 await until_accepted(clients, REQUESTS_BEFORE)
-                assert await asyncio.to_thread(old.end, signal.SIGTERM) == (0, "")
+                status, said = await asyncio.to_thread(old.end, signal.SIGTERM)
+                assert status == 0
+                assert {orjson.loads(line)["level"] for line in said.splitlines()} <= {"INFO"}
                 assert {client.url for client in clients} == {new.url}
                 await until_accepted(clients, REQUESTS_BEFORE)
                 enough.set()
