@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SECONDS_OF_ARQ = 20
 SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
+SECONDS_A_TRANSACTION = 0.5
 SECONDS_BETWEEN_ASSESSMENTS = 5
 SECONDS_ASSESSING = 2
 SECONDS_TO_FINISH = 7
@@ -169,8 +170,11 @@ async def roll_up_all(ctx: dict[str, Any]) -> None:
         clock = asyncio.get_running_loop()
         until = clock.time() + SECONDS_A_ROUND
         try:
-            while clock.time() < until and await _roll_up_some(ctx, rounds.subjects_at_once):
-                rounds.subjects_at_once = min(2 * rounds.subjects_at_once, SUBJECTS_AT_ONCE)
+            while (began := clock.time()) < until and await _roll_up_some(ctx, rounds.subjects_at_once):
+                # Where days are crowded, fewer at once: their events are all in memory together.
+                is_long = clock.time() - began > SECONDS_A_TRANSACTION
+                wanted = rounds.subjects_at_once // 2 if is_long else 2 * rounds.subjects_at_once
+                rounds.subjects_at_once = min(max(wanted, 1), SUBJECTS_AT_ONCE)
                 if await ctx["redis"].zcard(default_queue_name) > BATCHES_BEHIND:
                     break
         except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
