@@ -86,12 +86,12 @@ def work() -> None:
     async def working() -> None:
         from questlog.database import logins
         from questlog.metrics import metrics_served
-        from questlog.process import settle_memory
+        from questlog.process import give_way, settle_memory
         from questlog.reach import check_database, check_queue, check_tables
         from workers.main import create_worker, run
 
         # Whoever waits for an acknowledgement goes before figures, where both share a machine.
-        os.nice(NICENESS)
+        give_way(os.getpid(), NICENESS)
         settings = questlog_settings.load()
         if settings.redis_url is None:
             raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")

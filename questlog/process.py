@@ -59,6 +59,15 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
+def give_way(pid: int, niceness: int) -> None:
+    """Let other processes on the machine go before this one: `niceness`, as of `nice`, is added to what it has."""
+    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + niceness)
+    # Linux may weigh sessions against each other, and only within one their processes by how nice they are.
+    if os.getsid(pid) == pid:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+
+
 async def ended(process: subprocess.Popen[bytes]) -> int:
     """Wait for the process to end, and return its exit status."""
     while (status := process.poll()) is None:  # noqa: ASYNC110 - a child that a loop watches dies when the loop closes

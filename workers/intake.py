@@ -13,7 +13,7 @@ from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
 from workers.queue import QueueFullError, cut, enqueue
 
-GATHERING_SECONDS = 0.003
+GATHERING_SECONDS = 0.001
 SECONDS_FOR_VALKEY = 2
 SECONDS_FOR_POSTGRESQL = 10
 SECONDS_BETWEEN_TRIES = 1

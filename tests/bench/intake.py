@@ -165,7 +165,7 @@ async def measuring(running: Supervisor, tokens: Path) -> AsyncIterator[Bench]:
 
 
 async def all_loads(bench: Bench) -> dict[str, Load]:
-    """Limit A and ours by turns, one event a request and many; then ours at half of what it took."""
+    """Limit A and ours by turns, one event a request and many; then ours at half of what it stored."""
     ours, api = bench.running.url.removesuffix("/graphql"), bench.processes()["API"]
     loads: dict[str, Load] = {}
     with bare_app(bench.running) as (bare, pid):
@@ -174,7 +174,7 @@ async def all_loads(bench: Bench) -> dict[str, Load]:
             loads[f"ours, {batch} a request"] = await bench.load(ours, api, batch)
     for batch in (1, BATCH):
         full = loads[f"ours, {batch} a request"]
-        pause = max(1, round(2000 * CONNECTIONS * batch / full.acknowledged - full.p50 / 2))
+        pause = max(1, round(2000 * CONNECTIONS * batch / full.stored - full.p50 / 2))
         loads[f"ours at half that load, {batch} a request"] = await bench.load(ours, api, batch, pause)
     return loads
 

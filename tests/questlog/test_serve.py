@@ -149,6 +149,16 @@ def test_status_where_nothing_runs_is_said_in_one_line(home: Path) -> None:
     assert_one_line(questlog(home, "status"), "does not run")
 
 
+def test_whoever_waits_for_an_acknowledgement_goes_first(shared: Installation) -> None:
+    def niceness(name: str) -> list[int]:
+        return [os.getpriority(os.PRIO_PROCESS, pid) for pid in shared.children(name)]
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness("questlog.asgi") == niceness("valkey-server") == [own]
+    wait_until(lambda: niceness("questlog work") == [min(own + 10, 19)])
+    assert niceness("postgres") == [min(own + 5, 19)]
+
+
 def test_no_secret_stands_on_a_command_line(shared: Installation) -> None:
     secret = (shared.home / "jwt-secret").read_text()
     lines = list(children(shared.process.pid).values())
