@@ -10,9 +10,12 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
+    Date,
+    Select,
     TextClause,
     bindparam,
     case,
+    cast,
     delete,
     func,
     literal,
@@ -56,7 +59,8 @@ from models.user_agent import describe
 from workers.risk import assess_soon
 
 SUBJECTS_AT_ONCE = 25
-MARKS_AT_ONCE = 2000
+MARKS_AT_ONCE = 10_000
+WAIT_AN_EVENT = timedelta(milliseconds=50)
 # How much to read around a span: most people sleep, so the first is nearly always enough.
 MARGINS = [timedelta(hours=6), timedelta(days=2), timedelta(days=14), timedelta(days=3650)]
 TOLD_OF = (PageView, PageExit, QuestViewed, BadgeViewed)
@@ -99,29 +103,46 @@ async def derive_again(connection: AsyncConnection, spans: Sequence[Span], seale
 
 
 async def postpone(connection: AsyncConnection) -> None:
-    """Put the subject that has been dirty for longest behind all others."""
-    oldest = select(DirtySpan.subject_key).order_by(DirtySpan.marked_at).limit(1).scalar_subquery()
+    """Put the subject whose turn it is behind all others."""
     spans = await connection.execute(
         delete(DirtySpan)
-        .where(DirtySpan.subject_key == oldest)
+        .where(DirtySpan.subject_key == _in_turn().limit(1).scalar_subquery())
         .returning(DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at)
     )
     await mark_dirty(connection, spans)
 
 
 async def _claim(connection: AsyncConnection, subjects: int) -> list[Span]:
+    # OFFSET 0 keeps the lock out of the ordering, where it would be taken for everybody who waits.
+    in_turn = _in_turn().offset(0).subquery()
+    free = select(in_turn.c.subject_key).where(held(in_turn.c.subject_key)).limit(subjects)
+    return await claimed_spans(connection, (await connection.scalars(free)).all())
+
+
+def _in_turn() -> Select[UUID]:
+    """Whoever has been dirty for longest comes first, and later the more events the days hold that are to be derived:
+    where there are too many for all to be fresh, it is those whose figures cost most that wait."""
     # Not all marks: where many wait, each look at them would cost more than what it is for.
     marks = select(DirtySpan).order_by(DirtySpan.marked_at).limit(MARKS_AT_ONCE).subquery()
-    # OFFSET 0 keeps the lock out of the grouping, where it would be taken for everybody who waits.
-    oldest = (
-        select(marks.c.subject_key, func.min(marks.c.marked_at).label("since"))
+    dirty = (
+        select(
+            marks.c.subject_key,
+            func.min(marks.c.marked_at).label("since"),
+            cast(func.min(marks.c.first_at), Date).label("first_day"),
+            cast(func.max(marks.c.last_at), Date).label("last_day"),
+        )
         .group_by(marks.c.subject_key)
-        .order_by("since")
-        .offset(0)
         .subquery()
     )
-    free = select(oldest.c.subject_key).where(held(oldest.c.subject_key)).limit(subjects)
-    return await claimed_spans(connection, (await connection.scalars(free)).all())
+    events = (
+        select(func.coalesce(func.sum(DailyActivity.events), 0))
+        .where(
+            DailyActivity.subject_key == dirty.c.subject_key,
+            DailyActivity.day.between(dirty.c.first_day - 1, dirty.c.last_day + 1),
+        )
+        .scalar_subquery()
+    )
+    return select(dirty.c.subject_key).order_by(dirty.c.since + events * WAIT_AN_EVENT)
 
 
 async def claimed_spans(connection: AsyncConnection, subject_keys: Collection[UUID]) -> list[Span]:

@@ -277,6 +277,25 @@ async def test_roll_ups_at_the_same_time_share_the_people_and_hold_no_more_than_
     assert rows == [(len(people),)]
 
 
+async def test_whoever_has_waited_longest_comes_first_but_a_crowded_day_waits_behind_others(storing: Storing) -> None:
+    await storing.derive()
+    (crowded, crowded_key), (first, _), (second, second_key) = [await learner(storing) for _ in range(3)]
+    await storing.store([as_tracked(visit(MONDAY + n * timedelta(seconds=1)), crowded) for n in range(400)])
+    await storing.derive()
+    for name in (crowded, first, second):
+        await storing.store([as_tracked(visit(MONDAY), name)])
+
+    async def waiting() -> set[UUID]:
+        return {key for (key,) in await storing.rows("SELECT subject_key FROM dirty_spans")}
+
+    left = []
+    while await waiting():
+        async with storing.engine.begin() as connection:
+            assert await roll_up(connection, NOW, anonymize_after_days=DAYS, subjects=1) == 1
+        left.append(await waiting())
+    assert left == [{crowded_key, second_key}, {crowded_key}, set()]
+
+
 @pytest.mark.parametrize("order", range(4))
 async def test_a_roll_up_and_an_upsert_of_the_same_people_never_wait_in_a_circle(
     storing: Storing, idle: Platform, order: int
