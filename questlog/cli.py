@@ -170,19 +170,11 @@ def settings() -> None:
 @app.command()
 def status() -> None:
     """Show the ledger of all accepted events; exit status 1 where something is wrong."""
-    from workers.ledger import ledger
+    from questlog.ledger import show_status
 
     async def reading() -> None:
-        async with _servers() as (engine, queue, _), engine.connect() as connection:
-            current = await ledger(connection, queue)
-        for name, value in current._asdict().items():
-            print(f"{name.replace('_', ' ')}: {'none' if value is None else value}")
-        if current.missing > 0:
-            raise StartError(f"the ledger does not add up: {current.missing} accepted events are missing")
-        if current.waiting and not current.workers:
-            raise StartError("events wait, and no worker is alive: start questlog work")
-        if current.set_aside:
-            raise StartError("events are set aside: questlog set-aside list shows why")
+        async with _servers() as (engine, queue, _):
+            await show_status(engine, queue)
 
     asyncio.run(reading())
 
@@ -190,12 +182,11 @@ def status() -> None:
 @set_aside.command("list")
 def list_set_aside() -> None:
     """List the events that could not be stored, each with the reason."""
-    from models.ledger import list_set_aside as listed
+    from questlog.ledger import show_set_aside
 
     async def listing() -> None:
-        async with _servers() as (engine, _, _), engine.connect() as connection:
-            for set_aside_id, at, reason in await listed(connection):
-                print(f"{set_aside_id}\t{at:%Y-%m-%dT%H:%M:%SZ}\t{reason}")
+        async with _servers() as (engine, _, _):
+            await show_set_aside(engine)
 
     asyncio.run(listing())
 
@@ -203,12 +194,11 @@ def list_set_aside() -> None:
 @set_aside.command("retry")
 def retry_set_aside(ids: SetAsideIds = None) -> None:
     """Store events that were set aside, all unless ids are given."""
-    from workers.ledger import retry_set_aside as retry
+    from questlog.ledger import retry
 
     async def retrying() -> None:
-        async with _servers() as (engine, _, days), engine.begin() as connection:
-            outcome = await retry(connection, days, ids or None)
-        print(" ".join(f"{name}: {number}" for name, number in outcome._asdict().items()))
+        async with _servers() as (engine, _, days):
+            await retry(engine, days, ids or None)
 
     asyncio.run(retrying())
 
@@ -216,11 +206,11 @@ def retry_set_aside(ids: SetAsideIds = None) -> None:
 @set_aside.command("drop")
 def drop_set_aside(ids: SetAsideIds = None) -> None:
     """Withdraw events that were set aside for good, all unless ids are given."""
-    from workers.ledger import drop_set_aside as drop
+    from questlog.ledger import drop
 
     async def dropping() -> None:
-        async with _servers() as (engine, _, _), engine.begin() as connection:
-            print(f"dropped: {await drop(connection, ids or None)}")
+        async with _servers() as (engine, _, _):
+            await drop(engine, ids or None)
 
     asyncio.run(dropping())
 

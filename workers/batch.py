@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from workers.ledger import count_judged, store_batches
 from workers.metrics import TRANSACTION_SECONDS, timed
 from workers.queue import LARGEST_BATCH_BYTES, decode_batch, forget_waiting
+from workers.waiting import tell
 
 TRANSACTIONS_AT_ONCE = 2
-SECONDS = 12
+SECONDS_OF_OURS = 12
 
 
 @dataclass
@@ -71,23 +72,24 @@ class GroupCommit:
 
     async def _commit(self, group: Sequence[Batch]) -> None:
         """Where one batch makes the transaction fail, each is stored in its own."""
+        waiting = [batch.stored for batch in group]
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS_OF_OURS):
                 await self._store(group)
         except (DBAPIError, msgspec.MsgspecError) as error:
             if len(group) == 1 or getattr(error, "connection_invalidated", False):
-                _tell(group, error)
+                tell(waiting, error)
             else:
                 for batch in group:
                     await self._commit([batch])
         except asyncio.CancelledError:
-            for batch in group:
-                batch.stored.cancel()
+            for stored in waiting:
+                stored.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
-            _tell(group, error)
+            tell(waiting, error)
         else:
-            _tell(group, None)
+            tell(waiting)
 
     async def _store(self, group: Sequence[Batch]) -> None:
         batches = {batch.batch_id: decode_batch(batch.encoded) for batch in group}
@@ -98,9 +100,3 @@ class GroupCommit:
                 )
         count_judged(judged)
         await forget_waiting(self._queue, batches)
-
-
-def _tell(group: Sequence[Batch], error: Exception | None) -> None:
-    for batch in group:
-        if not batch.stored.done():
-            batch.stored.set_exception(error) if error else batch.stored.set_result(None)

@@ -12,6 +12,7 @@ from models.event import TrackedEvent
 from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
 from workers.queue import QueueFullError, cut, enqueue
+from workers.waiting import tell
 
 GATHERING_SECONDS = 0.001
 SECONDS_FOR_VALKEY = 2
@@ -73,13 +74,9 @@ class Intake:
             with timed(COMMIT_SECONDS):
                 await self._keep_all(events)
         except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
-            for _, kept in waiting:
-                if not kept.done():
-                    kept.set_exception(error)
+            tell([kept for _, kept in waiting], error)
         else:
-            for _, kept in waiting:
-                if not kept.done():
-                    kept.set_result(None)
+            tell([kept for _, kept in waiting])
 
     async def _keep_all(self, events: Sequence[TrackedEvent]) -> None:
         try:

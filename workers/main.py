@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from models.base import connect
 from models.partition import make_partitions
 from workers.analytics import refresh
-from workers.batch import TRANSACTIONS_AT_ONCE, GroupCommit
+from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
 from workers.queue import LAST_ERROR, WORKERS
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 # After a kill, arq gives a job to another worker once its time-out and ten seconds are over.
 SECONDS_OF_ARQ = 20
-SECONDS_OF_OURS = 12
 SECONDS_A_ROUND = 5
 SECONDS_A_TRANSACTION = 0.5
 SECONDS_BETWEEN_ASSESSMENTS = 5
