@@ -132,9 +132,11 @@ async def list_set_aside(connection: AsyncConnection) -> list[tuple[int, datetim
     return [(row.set_aside_id, row.set_aside_at, row.reason) for row in rows]
 
 
-async def take_set_aside(connection: AsyncConnection, ids: Sequence[int] | None = None) -> list[bytes]:
-    """Take these events, or all, out of what is set aside; gives them as they were kept, the oldest first."""
-    statement = delete(SetAsideEvent).returning(SetAsideEvent.set_aside_id, SetAsideEvent.event)
-    if ids is not None:
-        statement = statement.where(SetAsideEvent.set_aside_id.in_(ids))
+async def take_set_aside(connection: AsyncConnection, ids: Sequence[int]) -> list[bytes]:
+    """Take these events out of what is set aside; gives those that were there as they were kept, the oldest first."""
+    statement = (
+        delete(SetAsideEvent)
+        .where(SetAsideEvent.set_aside_id.in_(ids))
+        .returning(SetAsideEvent.set_aside_id, SetAsideEvent.event)
+    )
     return [row.event for row in sorted(await connection.execute(statement), key=lambda row: row.set_aside_id)]

@@ -198,9 +198,9 @@ def retry_set_aside(ids: SetAsideIds = None) -> None:
 
     async def retrying() -> None:
         async with _servers() as (engine, _, days):
-            await retry(engine, days, ids or None)
+            await retry(engine, days, ids)
 
-    asyncio.run(retrying())
+    _until_done(retrying())
 
 
 @set_aside.command("drop")
@@ -210,9 +210,9 @@ def drop_set_aside(ids: SetAsideIds = None) -> None:
 
     async def dropping() -> None:
         async with _servers() as (engine, _, _):
-            await drop(engine, ids or None)
+            await drop(engine, ids)
 
-    asyncio.run(dropping())
+    _until_done(dropping())
 
 
 @app.command()

@@ -6,7 +6,9 @@ from arq.connections import ArqRedis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.ledger import list_set_aside
+from questlog.progress import progress
 from questlog.supervisor import StartError
+from workers.event import Stored
 from workers.ledger import drop_set_aside, ledger, retry_set_aside
 
 
@@ -33,12 +35,27 @@ async def show_set_aside(engine: AsyncEngine) -> None:
 
 async def retry(engine: AsyncEngine, anonymize_after_days: int, ids: Sequence[int] | None) -> None:
     """Store these of the events that are set aside, or all, and print what became of them."""
-    async with engine.begin() as connection:
-        outcome = await retry_set_aside(connection, anonymize_after_days, ids)
+    outcome = Stored(0, 0, 0)
+    ids = ids or await _all_ids(engine)
+    done = 0
+    with progress("Storing", len(ids)) as advance:
+        async for number, stored in retry_set_aside(engine, ids, anonymize_after_days=anonymize_after_days):
+            outcome = Stored(*map(sum, zip(outcome, stored, strict=True)))
+            advance(done := done + number)
     print(" ".join(f"{name}: {number}" for name, number in outcome._asdict().items()))
 
 
 async def drop(engine: AsyncEngine, ids: Sequence[int] | None) -> None:
     """Withdraw these of the events that are set aside, or all, and print how many there were."""
-    async with engine.begin() as connection:
-        print(f"dropped: {await drop_set_aside(connection, ids)}")
+    ids = ids or await _all_ids(engine)
+    done = withdrawn = 0
+    with progress("Dropping", len(ids)) as advance:
+        async for number, dropped in drop_set_aside(engine, ids):
+            withdrawn += dropped
+            advance(done := done + number)
+    print(f"dropped: {withdrawn}")
+
+
+async def _all_ids(engine: AsyncEngine) -> list[int]:
+    async with engine.connect() as connection:
+        return [set_aside_id for set_aside_id, _, _ in await list_set_aside(connection)]

@@ -1,13 +1,13 @@
 """Storing what was accepted, and counting it: each batch once, whoever has it in hand and however often."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.event import TrackedEvent
 from models.ledger import (
@@ -24,7 +24,16 @@ from models.ledger import (
 )
 from workers.event import Stored, store
 from workers.metrics import EVENTS_JUDGED
-from workers.queue import ACCEPTED, LAST_ERROR, WAITING, WORKERS, decode_event, encode_event, still_waiting
+from workers.queue import (
+    ACCEPTED,
+    LARGEST_BATCH,
+    LAST_ERROR,
+    WAITING,
+    WORKERS,
+    decode_event,
+    encode_event,
+    still_waiting,
+)
 
 SECONDS_ALIVE = 10
 BATCHES_AT_ONCE = 5000  # of which the queue and the database are asked together
@@ -116,20 +125,30 @@ def count_judged(judged: Judged) -> None:
 
 
 async def retry_set_aside(
-    connection: AsyncConnection, anonymize_after_days: int, ids: Sequence[int] | None = None
-) -> Stored:
-    """Store these of the events that are set aside, or all; what still cannot be stored is set aside again."""
-    batch = [decode_event(event) for event in await take_set_aside(connection, ids)]
-    stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
-    await add_counts(connection, Counts(0, *stored))
-    return stored
+    engine: AsyncEngine, ids: Sequence[int], *, anonymize_after_days: int
+) -> AsyncGenerator[tuple[int, Stored], None]:
+    """Store these of the events that are set aside, some a transaction; gives of how many of the ids, and what became
+    of them. What still cannot be stored is set aside again, by another id. To break off and begin again is safe."""
+    for some in _parts(ids):
+        async with engine.begin() as connection:
+            batch = [decode_event(event) for event in await take_set_aside(connection, some)]
+            stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
+            await add_counts(connection, Counts(0, *stored))
+        yield len(some), stored
 
 
-async def drop_set_aside(connection: AsyncConnection, ids: Sequence[int] | None = None) -> int:
-    """Withdraw these of the events that are set aside, or all; gives how many."""
-    dropped = len(await take_set_aside(connection, ids))
-    await add_counts(connection, Counts(withdrawn=dropped))
-    return dropped
+async def drop_set_aside(engine: AsyncEngine, ids: Sequence[int]) -> AsyncGenerator[tuple[int, int], None]:
+    """Withdraw these of the events that are set aside, some a transaction; gives of how many of the ids, and how many
+    events there were."""
+    for some in _parts(ids):
+        async with engine.begin() as connection:
+            dropped = len(await take_set_aside(connection, some))
+            await add_counts(connection, Counts(withdrawn=dropped))
+        yield len(some), dropped
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + LARGEST_BATCH] for start in range(0, len(ids), LARGEST_BATCH))
 
 
 async def _store_or_set_aside(

@@ -210,8 +210,7 @@ async def test_without_postgresql_what_it_alone_can_judge_is_judged_when_it_is_b
         reasons = [reason for _, _, reason in await list_set_aside(connection)]
     assert reasons == ["UNKNOWN_USER", "FORBIDDEN: childId is no child of the user's"]
     await api.upsert({"userId": "nobody", "role": "STUDENT"})
-    async with api.worker_engine.begin() as connection:
-        assert await retry_set_aside(connection, DAYS) == Stored(1, 0, 0)
+    assert await retried(api) == [(2, Stored(1, 0, 0))]
 
 
 async def test_without_both_servers_events_are_refused_as_a_whole_and_taken_once_one_is_back(
@@ -273,11 +272,21 @@ async def test_an_event_that_cannot_be_stored_is_set_aside_and_holds_up_nothing(
     async with api.worker_engine.begin() as connection:
         ((_, _, reason),) = await list_set_aside(connection)
         assert "22021" in reason
-        assert await retry_set_aside(connection, DAYS) == Stored(0, 0, 0)
+    assert await retried(api) == [(1, Stored(0, 0, 0))]
     assert await intake_status(api) == before
-    async with api.worker_engine.begin() as connection:
-        assert await drop_set_aside(connection) == 1
+    assert [step async for step in drop_set_aside(api.worker_engine, await ids_set_aside(api))] == [(1, 1)]
     assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 21, "stored": 20, "withdrawn": 1}
+
+
+async def ids_set_aside(api: Platform) -> list[int]:
+    async with api.worker_engine.connect() as connection:
+        return [each for each, _, _ in await list_set_aside(connection)]
+
+
+async def retried(api: Platform) -> list[tuple[int, Stored]]:
+    """What becomes of all that is set aside, part by part."""
+    steps = retry_set_aside(api.worker_engine, await ids_set_aside(api), anonymize_after_days=DAYS)
+    return [step async for step in steps]
 
 
 async def note_waiting(queue: ArqRedis, batch_id: str, events: int) -> None:
