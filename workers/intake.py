@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from models.event import TrackedEvent
 from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
-from workers.queue import QueueFullError, cut, enqueue
+from workers.queue import LARGEST_BATCH, cut, enqueue
 from workers.waiting import tell
 
 GATHERING_SECONDS = 0.001
@@ -20,12 +20,15 @@ SECONDS_FOR_POSTGRESQL = 10
 SECONDS_BETWEEN_TRIES = 1
 SECONDS_BETWEEN_MEASUREMENTS = 0.25
 
+Waiting = tuple[Sequence[TrackedEvent], asyncio.Future[None]]
+"""What a request handed in, and what it waits for."""
+
 
 class Intake:
     """The buffer that all requests of a process share.
 
-    Where Valkey does not take a batch, or holds `most_bytes` of memory already, the batch is stored in the database
-    right away, by the intake's login.
+    Where Valkey does not take a batch, or holds `most_bytes` of memory already, its requests are stored in the database
+    right away, some of them a transaction, by the intake's login.
     """
 
     def __init__(
@@ -35,9 +38,9 @@ class Intake:
         self._database = database
         self._anonymize_after_days = anonymize_after_days
         self._most_bytes = most_bytes
-        self._is_full = False
+        self._was_full = False
         self._measured_at = self._failed_at = float("-inf")
-        self._waiting: list[tuple[Sequence[TrackedEvent], asyncio.Future[None]]] = []
+        self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
         self._closing = False
         self._committing = asyncio.create_task(self._commit_forever(), name="intake")
@@ -67,41 +70,68 @@ class Intake:
             if waiting:
                 await self._commit(waiting)
 
-    async def _commit(self, waiting: Sequence[tuple[Sequence[TrackedEvent], asyncio.Future[None]]]) -> None:
-        events = [event for handed_in, _ in waiting for event in handed_in]
+    async def _commit(self, waiting: Sequence[Waiting]) -> None:
+        events = _events(waiting)
         COMMIT_EVENTS.observe(len(events))
+        error = None
         try:
             with timed(COMMIT_SECONDS):
-                await self._keep_all(events)
-        except Exception as error:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
-            tell([kept for _, kept in waiting], error)
-        else:
-            tell([kept for _, kept in waiting])
+                if not await self._enqueue(events):
+                    await self._store_in_groups(waiting)
+        except Exception as raised:  # noqa: BLE001 - whatever it is, each of those who wait must hear of it
+            error = raised
+        tell([kept for _, kept in waiting], error)
 
-    async def _keep_all(self, events: Sequence[TrackedEvent]) -> None:
+    async def _enqueue(self, events: Sequence[TrackedEvent]) -> bool:
+        """Put all of them into the queue, or none; gives whether it took them."""
+        if time.monotonic() < self._failed_at + SECONDS_BETWEEN_TRIES:
+            return False
         try:
-            if time.monotonic() < self._failed_at + SECONDS_BETWEEN_TRIES:
-                raise ConnectionError("Valkey was away a moment ago")
             async with asyncio.timeout(SECONDS_FOR_VALKEY):
-                await self._check_size()
+                if await self._is_full():
+                    return False
                 await enqueue(self.queue, list(cut(events)))
-        except QueueFullError:
-            await self._store(events)
         except (RedisError, OSError):
-            if time.monotonic() >= self._failed_at + SECONDS_BETWEEN_TRIES:
-                self._failed_at = time.monotonic()
-            await self._store(events)
+            self._failed_at = time.monotonic()
+            return False
+        return True
 
-    async def _check_size(self) -> None:
+    async def _is_full(self) -> bool:
         if time.monotonic() >= self._measured_at + SECONDS_BETWEEN_MEASUREMENTS:
             memory = await self.queue.info("memory")
-            self._is_full = memory["used_memory"] >= self._most_bytes
+            self._was_full = memory["used_memory"] >= self._most_bytes
             self._measured_at = time.monotonic()
-        if self._is_full:
-            raise QueueFullError("the queue holds as much as it may")
+        return self._was_full
 
-    async def _store(self, events: Sequence[TrackedEvent]) -> None:
-        """All events in one transaction: those of a request are kept together or not at all."""
-        async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
-            judged = await store_unqueued(connection, events, anonymize_after_days=self._anonymize_after_days)
-        count_judged(judged)
+    async def _store_in_groups(self, waiting: Sequence[Waiting]) -> None:
+        """Each group in a transaction of its own, and acknowledged once that is committed; all within ten seconds."""
+        until = asyncio.get_running_loop().time() + SECONDS_FOR_POSTGRESQL
+        for group in _groups(waiting):
+            try:
+                async with asyncio.timeout_at(until), self._database.begin() as connection:
+                    judged = await store_unqueued(
+                        connection, _events(group), anonymize_after_days=self._anonymize_after_days
+                    )
+            except Exception as error:  # noqa: BLE001 - as above
+                tell([kept for _, kept in group], error)
+            else:
+                count_judged(judged)
+                tell([kept for _, kept in group])
+
+
+def _events(waiting: Iterable[Waiting]) -> list[TrackedEvent]:
+    return [event for handed_in, _ in waiting for event in handed_in]
+
+
+def _groups(waiting: Iterable[Waiting]) -> Iterator[list[Waiting]]:
+    """Whole requests, as many as make a good transaction: those of one are kept together or not at all."""
+    group: list[Waiting] = []
+    size = 0
+    for each in waiting:
+        size += len(each[0])
+        if group and size > LARGEST_BATCH:
+            yield group
+            group, size = [], len(each[0])
+        group.append(each)
+    if group:
+        yield group

@@ -29,10 +29,6 @@ encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(TrackedEvent).decode
 
 
-class QueueFullError(ConnectionError):
-    """The queue holds as much as it may."""
-
-
 def queue_at(redis_url: str) -> ArqRedis:
     """arq's queue in Valkey, in a format that cannot carry code; nothing is opened until it is used."""
     return ArqRedis(

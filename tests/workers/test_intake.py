@@ -12,10 +12,11 @@ import jwt
 import msgspec
 import pytest
 from arq.connections import ArqRedis
+from sqlalchemy import insert
 
 from models.event import TrackedEvent
 from models.ledger import claim_batches, list_set_aside, stored_batches
-from models.user import UserRole
+from models.user import User, UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
@@ -257,6 +258,25 @@ async def test_beyond_its_bound_the_queue_takes_no_more_and_events_are_stored(qu
     await intake.close()
     assert await queued(queue) == []
     assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 3, "stored": 3}
+
+
+async def test_what_cannot_be_stored_in_time_takes_nothing_along_that_could(
+    queue: ArqRedis, api: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else is just making eve known: whoever stores her events waits for them."""
+    monkeypatch.setattr("workers.intake.SECONDS_FOR_POSTGRESQL", 5)
+    of_eve = [as_tracked(visit(NOW), "eve", UserRole.STUDENT) for _ in range(300)]
+    requests = [*(some(50) for _ in range(10)), of_eve, some(400)]
+    intake = Intake(queue, api.api.databases.intake, anonymize_after_days=DAYS, most_bytes=1)
+    async with api.superuser.connect() as connection:
+        arriving = insert(User).values(subject_key=uuid4(), user_id="eve", role=UserRole.STUDENT, known_since=NOW)
+        await connection.execute(arriving)
+        *stored, held, last = await asyncio.gather(*map(intake.keep, requests), return_exceptions=True)
+    await intake.close()
+    assert stored == [None] * 10
+    assert [type(outcome) for outcome in (held, last)] == [TimeoutError] * 2
+    assert await intake_status(api) | {"workers": 0} == LEDGER | {"accepted": 500, "stored": 500}
+    assert await queued(queue) == []
 
 
 async def test_an_event_that_cannot_be_stored_is_set_aside_and_holds_up_nothing(queue: ArqRedis, api: Platform) -> None:
