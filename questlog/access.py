@@ -34,7 +34,7 @@ WELL_FORMED = re.compile(rb"[0-9A-Za-z_-]{16,64}")
 
 
 class Access:
-    """Outermost of all: what comes out of the app as an exception is answered here, masked."""
+    """Outermost of all, so that nothing is answered without an id and a line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -58,12 +58,35 @@ class Access:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:  # noqa: BLE001 - whoever raises it, it is masked
-            errors = [masked(error)]
-            if not status:
-                await refusal(scope, 500, errors)(scope, receive, send_with_id)
         finally:
             _note(scope, status, perf_counter() - began)
+
+
+class Masking:
+    """What comes out of the app as an exception is answered here, masked; inside of CORS, whose headers let a page of
+    another host read the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_answering = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal is_answering
+            is_answering = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as error:  # noqa: BLE001 - whoever raises it, it is masked
+            errors = [masked(error)]
+            if not is_answering:
+                await refusal(scope, 500, errors)(scope, receive, send)
 
 
 def identified(scope: Scope, errors: Sequence[Error]) -> Sequence[Error]:

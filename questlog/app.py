@@ -22,7 +22,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
-from questlog.access import Access, identified, refusal
+from questlog.access import Access, Masking, identified, refusal
 from questlog.body import BodyLimit
 from questlog.database import logins
 from questlog.device import device_of, remember_device
@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> Starlette:
                 expose_headers=["x-request-id"],
                 allow_credentials=True,
             ),
+            Middleware(Masking),
             Middleware(BodyLimit),
         ],
         lifespan=lifespan,

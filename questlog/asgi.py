@@ -6,9 +6,11 @@ import sys
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from questlog import enter
 
+SECONDS_FOR_HEADERS = 30
 SECONDS_TO_LET_GO = 2
 SECONDS_TO_FINISH = 5
 SECONDS_OF_IDLENESS = 75  # longer than proxies keep a connection: who closes it first should be who sends
@@ -29,6 +31,33 @@ def app() -> Starlette:
     return made
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which waits for the headers of a request only so long."""
+
+    _patience: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(SECONDS_FOR_HEADERS, transport.close)
+
+    def on_message_begin(self) -> None:
+        """Wait for the headers of a request that has begun."""
+        super().on_message_begin()
+        self._patience.cancel()
+        self._patience = self.loop.call_later(SECONDS_FOR_HEADERS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        """Go on: the body has a time limit of its own."""
+        self._patience.cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+
 class Server(uvicorn.Server):
     """uvicorn's, which closes no connection under somebody who is just sending."""
 
@@ -47,6 +76,7 @@ def main() -> None:
     config = uvicorn.Config(
         "questlog.asgi:app",
         factory=True,
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

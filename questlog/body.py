@@ -1,18 +1,22 @@
-"""How much a request may send: what is more is refused before anything is done with it."""
+"""How much a request may send, and for how long: what is more is refused before anything is done with it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from questlog.access import refusal
+from resolvers.errors import BadUserInputError, RequestError, UnavailableError
 
 MOST_BYTES = 2**20
 MOST_DISCARDED = 2**24
+SECONDS_TO_SEND = 30
 
 
 class BodyLimit:
-    """Answers 413 to a body of more than 1 MiB, whatever its Content-Length says; all others go on in one piece."""
+    """Answers 413 to a body of more than 1 MiB, whatever its Content-Length says, and 408 to one that takes longer than
+    half a minute to come; all others go on in one piece."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -22,22 +26,34 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "0")
-        body: bytes | None = b""
-        if length.isdecimal() and int(length) > MOST_BYTES:
-            await _discard(receive, 0)
-            body = None
-        elif scope["method"] == "POST":
-            body = await _read(receive)
+        try:
+            async with asyncio.timeout(SECONDS_TO_SEND):
+                body = await _body(scope, receive)
+        except TimeoutError:
+            slow = UnavailableError(f"the body took more than {SECONDS_TO_SEND} s to come: send it again")
+            await _refuse(408, slow, scope, receive, send)
+            return
         if body is None:
-            message = f"the body has more than {MOST_BYTES} bytes: send less"
-            errors = [{"message": message, "extensions": {"code": "BAD_USER_INPUT"}}]
-            await refusal(scope, 413, errors, {"connection": "close"})(scope, receive, send)
+            long = BadUserInputError(f"the body has more than {MOST_BYTES} bytes: send less")
+            await _refuse(413, long, scope, receive, send)
             return
         messages: AsyncIterator[Message] = _once_then(
             {"type": "http.request", "body": body, "more_body": False}, receive
         )
         await self._app(scope, messages.__anext__, send)
+
+
+async def _refuse(status: int, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    errors = [{"message": str(error), "extensions": error.extensions}]
+    await refusal(scope, status, errors, {"connection": "close"})(scope, receive, send)
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes | None:
+    length = Headers(scope=scope).get("content-length", "0")
+    if length.isdecimal() and int(length) > MOST_BYTES:
+        await _discard(receive, 0)
+        return None
+    return await _read(receive) if scope["method"] == "POST" else b""
 
 
 async def _read(receive: Receive) -> bytes | None:

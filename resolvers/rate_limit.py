@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,31 +53,42 @@ class RateLimits:
 
         Valkey is told of a sender once they have sent more than a hundredth of their limit: most never do in a minute.
 
-        Raises RateLimitedError where one has sent too many, with the time until they may send so many again; and
-        where one alone sends more than they ever may at once, in any case.
+        Raises RateLimitedError, and counts none of them, where one has sent too many, with the time until they may send
+        so many again; and where one alone sends more than they ever may at once, in any case.
         """
         now = time.monotonic()
         if now >= self._forget_at or len(self._unasked) >= MOST_REMEMBERED:
             self._unasked.clear()
             self._forget_at = now + MINUTE
-        asking = [sender for sender, number in senders.items() if self._must_ask(sender, number)]
+        counted = {sender: number for sender, number in senders.items() if sender[0] in self._items}
+        asking = [sender for sender, number in counted.items() if self._must_ask(sender, number)]
         if not asking or now < self._failed_at + SECONDS_BETWEEN_TRIES:
             return
         try:
             async with asyncio.timeout(SECONDS_FOR_VALKEY):
-                for sender in asking:
-                    await self._ask(sender, senders[sender])
+                await self._ask_all(asking, counted)
         except (RedisError, OSError):
             self._failed_at = time.monotonic()
+        except RateLimitedError:
+            for sender in counted.keys() - {*asking}:
+                self._unasked[sender] -= counted[sender]
+            raise
 
     def _must_ask(self, sender: tuple[str, str], number: int) -> bool:
-        item = self._items.get(sender[0])
-        if item is None:
-            return False
-        if self._unasked[sender] + number > item.amount // UNASKED_PART:
+        if self._unasked[sender] + number > self._items[sender[0]].amount // UNASKED_PART:
             return True
         self._unasked[sender] += number
         return False
+
+    async def _ask_all(self, asking: Sequence[tuple[str, str]], numbers: Mapping[tuple[str, str], int]) -> None:
+        """Whoever was asked before one who sent too many gets back what they spent."""
+        for index, sender in enumerate(asking):
+            try:
+                await self._ask(sender, numbers[sender])
+            except RateLimitedError:
+                for kind, name in asking[:index]:
+                    await self._limiter.hit(self._items[kind], name, cost=-numbers[kind, name])
+                raise
 
     async def _ask(self, sender: tuple[str, str], number: int) -> None:
         kind, name = sender

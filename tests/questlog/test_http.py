@@ -1,19 +1,22 @@
 """What browsers and strangers send: bodies, origins, bots, and too much of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_DNS, uuid4, uuid5
 
+import jwt
 import pytest
+from sqlalchemy import text
 
 from models.viewer import Role
 from questlog.body import MOST_BYTES
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
-from tests.platform import SERVICE, TRACK, Answer, Platform, new_api
+from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api
 from workers.queue import open_queue
 
 ORIGIN = "https://learn.example.org"
@@ -29,6 +32,7 @@ BROWSERS = [
     "Mozilla/5.0 (Linux; Android 13; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/120.0.0.0 Mobile",
 ]
 ADA = (Role.STUDENT, "ada")
+NEAR = ("127.0.0.1",)
 
 
 def some(number: int = 1, **more: Any) -> list[Answer]:
@@ -68,6 +72,42 @@ async def test_a_body_has_at_most_1_mib_however_it_comes(platform: Platform, ove
         assert str(MOST_BYTES) in answer["errors"][0]["message"]
     else:
         assert (status, answer) == (200, {"data": {"viewer": {"role": "ANONYMOUS"}}})
+
+
+async def test_a_body_that_takes_too_long_is_answered_and_the_connection_ended(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("questlog.body.SECONDS_TO_SEND", 0.5)
+
+    async def for_ever() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    for length in ({}, {"content-length": str(2 * MOST_BYTES)}):
+        headers = {"content-type": "application/json"} | length
+        answer = await platform.client.post("/graphql", content=for_ever(), headers=headers)
+        assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+        (error,) = answer.json()["errors"]
+        assert (error["extensions"]["code"], error["extensions"]["retryAfterMs"]) == ("UNAVAILABLE", 1000)
+
+
+async def test_a_page_of_another_host_can_read_whatever_goes_wrong(strict: Platform) -> None:
+    body, unheard = {"query": "{ viewer { role } }"}, {"query": " " * MOST_BYTES}
+    nobody = jwt.encode({"sub": "ada", "exp": time.time() + 3600}, SECRET)
+    async with strict.superuser.begin() as connection:
+        await connection.execute(text("REVOKE SELECT ON users FROM questlog_intake"))
+    try:
+        for content, token, status in ((body, "no token", 401), (unheard, nobody, 413), (body, nobody, 500)):
+            headers = {"origin": ORIGIN, "authorization": f"Bearer {token}"}
+            answer = await strict.client.post("/graphql", json=content, headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == ORIGIN
+            assert answer.headers["access-control-expose-headers"] == "x-request-id"
+            assert answer.json()["errors"][0]["extensions"]["requestId"] == answer.headers["x-request-id"]
+    finally:
+        async with strict.superuser.begin() as connection:
+            await connection.execute(text("GRANT SELECT ON users TO questlog_intake"))
 
 
 async def test_pages_of_other_hosts_may_ask_where_they_are_allowed(strict: Platform, platform: Platform) -> None:
@@ -127,6 +167,35 @@ async def test_a_limit_holds_to_the_hundredth_of_it(servers: EmbeddedServers, tm
         await limited(platform, ADA, number=3)
 
 
+@pytest.mark.parametrize("most", [10, 1000])
+async def test_what_is_refused_by_one_limit_spends_nothing_of_another(
+    servers: EmbeddedServers, tmp_path: Path, most: int
+) -> None:
+    """Below a hundredth of a limit, the process counts alone; beyond it, Valkey does."""
+    settings: Answer = {"user_events_per_minute": most, "device_events_per_minute": most}
+    async with new_api(servers, tmp_path, address_events_per_minute=30, trusted_proxies=NEAR, **settings) as school:
+        home, crowded = ({"x-forwarded-for": address} for address in ("203.0.113.77", "198.51.100.77"))
+        for child in range(3):
+            assert await sent_from(school, crowded, f"pupil {child}") == 10
+        for _ in range(5):
+            assert await sent_from(school, crowded, "ada") is None
+        assert await sent_from(school, home, "ada") == 10
+        assert (await counted(school, "user/ada") == []) is (most == 1000)
+        assert (await sent_from(school, home, "ada") is None) is (most == 10)
+
+
+async def sent_from(school: Platform, headers: dict[str, str], child: str) -> int | None:
+    """How many of ten events that a child sends from one device are taken; None where they are too many."""
+    body = {"query": TRACK, "variables": {"events": some(10, deviceId=str(uuid5(NAMESPACE_DNS, child)))}}
+    token = {"authorization": f"Bearer {school.token(Role.STUDENT, child)}"}
+    answer = (await school.client.post("/graphql", json=body, headers=headers | token)).json()
+    if "errors" in answer:
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["RATE_LIMITED"]
+        return None
+    accepted: int = answer["data"]["trackEvents"]["accepted"]
+    return accepted
+
+
 async def limited(platform: Platform, asker: tuple[Role, str] | None, number: int = 1, **more: Any) -> None:
     (error,) = (await platform.ask(TRACK, asker, events=some(number, **more)))["errors"]
     assert error["extensions"]["code"] == "RATE_LIMITED"
@@ -155,11 +224,17 @@ async def test_a_school_of_a_thousand_children_behind_one_address_is_not_locked_
         assert await counted_addresses(school) == {"127.0.0.0/24"}
 
 
+async def counted(platform: Platform, of: str) -> list[str]:
+    """The keys of Valkey under which events of so named senders were counted."""
+    queue = await open_queue(platform.settings.redis_url or "")
+    keys = [key.decode() for key in await queue.keys(f"*questlog:{of}*")]
+    await queue.aclose(close_connection_pool=True)
+    return keys
+
+
 async def counted_addresses(platform: Platform) -> set[str]:
     """Of which addresses events were counted, as the keys of Valkey name them."""
-    queue = await open_queue(platform.settings.redis_url or "")
-    keys = [key.decode() for key in await queue.keys("*questlog:address*")]
-    await queue.aclose(close_connection_pool=True)
+    keys = await counted(platform, "address")
     return {"/".join(key.partition("questlog:address/")[2].split("/")[:2]) for key in keys}
 
 
@@ -176,9 +251,6 @@ async def test_no_whole_address_stands_in_valkey(strict: Platform) -> None:
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="is no origin"):
         Settings(cors_origins=(origin,))
-
-
-NEAR = ("127.0.0.1",)
 
 
 @pytest.mark.parametrize(
