@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import msgspec
 from arq import Retry, cron, func
-from arq.connections import RedisSettings
 from arq.constants import default_queue_name
 from arq.worker import Worker
 from redis.exceptions import RedisError
@@ -24,7 +23,7 @@ from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
-from workers.queue import LAST_ERROR, WORKERS
+from workers.queue import LAST_ERROR, WORKERS, queue_at
 from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
@@ -75,7 +74,7 @@ def create_worker(
                 keep_result=0,
             ),
         ],
-        redis_settings=RedisSettings.from_dsn(redis_url),
+        redis_pool=queue_at(redis_url),
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=_read_job,
         poll_delay=0.02,
@@ -97,10 +96,14 @@ def create_worker(
 
 async def run(worker: Worker) -> None:
     """Work until a signal. Raises RedisError or OSError once Valkey is away, and leaves nothing running."""
+    worker.on_stop = lambda _: _insist(worker)
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await worker.async_run()
-        await worker.close()
+        if worker.allow_pick_jobs:  # else the signal came already
+            with contextlib.suppress(asyncio.CancelledError):
+                await worker.async_run()
+        if "life" in worker.ctx:  # else it came before anything was begun
+            await _let_go(worker)
+            await worker.close()
     finally:
         left = [*worker.tasks.values(), *worker.job_tasks.values(), *filter(None, [worker.ctx.get("life")])]
         for task in left:
@@ -108,6 +111,19 @@ async def run(worker: Worker) -> None:
         await asyncio.gather(*left, return_exceptions=True)
         if commits := worker.ctx.get("commits"):
             await commits.close()
+
+
+def _insist(worker: Worker) -> None:
+    """Cancel again until it ends: Python 3.11's wait_for, by which redis-py sends, may swallow a cancellation."""
+    if worker.main_task and not worker.main_task.done():
+        worker.main_task.cancel()
+        worker.loop.call_later(0.1, _insist, worker)
+
+
+async def _let_go(worker: Worker) -> None:
+    """Pass over what arq cancelled because it was not done in time: closing, arq would take that for its own."""
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    worker.tasks = {job_id: task for job_id, task in worker.tasks.items() if not task.cancelled()}
 
 
 async def store_batch(ctx: dict[str, Any], batch: bytes) -> None:

@@ -15,6 +15,7 @@ from redis.asyncio import ConnectionPool
 from models.event import TrackedEvent
 
 SECONDS_TO_CONNECT = 1
+SECONDS_TO_ANSWER = 10  # nothing here lets Valkey wait, so one that is silent for longer hangs, or is cut off
 KEPT_FOR = timedelta(days=30)
 LARGEST_BATCH = 500
 LARGEST_BATCH_BYTES = 2**17
@@ -30,9 +31,12 @@ decode_event = msgspec.msgpack.Decoder(TrackedEvent).decode
 
 
 def queue_at(redis_url: str) -> ArqRedis:
-    """arq's queue in Valkey, in a format that cannot carry code; nothing is opened until it is used."""
+    """arq's queue in Valkey, in a format that cannot carry code; nothing is opened until it is used.
+
+    A command that gets no answer in ten seconds, or `socket_timeout` in the URL, raises redis' TimeoutError.
+    """
     return ArqRedis(
-        ConnectionPool.from_url(redis_url, socket_connect_timeout=SECONDS_TO_CONNECT),
+        ConnectionPool.from_url(redis_url, socket_connect_timeout=SECONDS_TO_CONNECT, socket_timeout=SECONDS_TO_ANSWER),
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=msgspec.msgpack.decode,
     )

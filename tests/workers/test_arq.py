@@ -1,8 +1,11 @@
 """arq carries every batch until it is stored: whatever a worker does not know, cannot read or does not end in time."""
 
+import asyncio
+import os
 import pickle
 import signal
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,12 @@ from questlog.embedded import EmbeddedServers
 from questlog.process import ended
 from tests.histories import as_tracked
 from tests.platform import Platform, new_api, until, working
+from tests.walks.test_faults import standing_still
 from tests.workers.storing import DAYS, NOW, visit
 from tests.workers.test_main import nobody_may_insert, until_a_worker_waits, worker_process
 from workers.batch import GroupCommit
 from workers.ledger import ledger
-from workers.main import SECONDS_OF_ARQ, store_batch
+from workers.main import SECONDS_OF_ARQ, create_worker, run, store_batch
 from workers.queue import encode_batch, enqueue, open_queue
 
 ENCODE = msgspec.msgpack.encode
@@ -163,6 +167,74 @@ async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
     *warnings, last = [orjson.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
     assert last == "Valkey is gone, and so is this worker: start it again"
     assert "unhandled" not in " ".join(warnings)
+
+
+async def test_a_worker_whose_valkey_stands_still_ends_and_nothing_is_lost_or_doubled(
+    own_servers: EmbeddedServers, api: Platform, queue: ArqRedis, batch: list[TrackedEvent]
+) -> None:
+    hurried = {"redis_url": f"{api.settings.redis_url}?socket_timeout=2"}
+    impatient = replace(api, settings=api.settings.model_copy(update=hurried))
+    assert own_servers.valkey.process
+    with worker_process(impatient) as worker:
+        await put(queue, batch[:10])
+        await check_stored_once(api, queue, batch[:10])
+        async with nobody_may_insert(api):
+            batch_id = await put(queue, batch[10:])
+            await until_a_worker_waits(api)
+            with standing_still(own_servers.valkey.process.pid):
+                assert await ended(worker) == 1
+    await queue.delete(in_progress_key_prefix + batch_id)
+    with worker_process(impatient):
+        await check_stored_once(api, queue, batch)
+
+
+@pytest.fixture
+async def own_worker(api: Platform, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    """A worker in this process, which a signal ends, and which waits for its jobs but shortly then."""
+    monkeypatch.setattr("workers.main.SECONDS_TO_FINISH", 0.5)
+    worker = create_worker(api.logins.worker, api.settings.redis_url or "", anonymize_after_days=DAYS)
+    yield worker
+    for each in (signal.SIGTERM, signal.SIGINT):
+        worker.loop.remove_signal_handler(each)
+
+
+async def test_a_signal_before_a_worker_runs_ends_it(own_worker: Worker) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    await run(own_worker)
+
+
+async def test_a_signal_before_a_worker_has_begun_anything_ends_it(
+    own_servers: EmbeddedServers, own_worker: Worker
+) -> None:
+    assert own_servers.valkey.process
+    with standing_still(own_servers.valkey.process.pid):
+        running = asyncio.create_task(run(own_worker))
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+
+async def test_a_worker_that_cannot_finish_its_jobs_in_time_ends_in_order(
+    api: Platform, queue: ArqRedis, own_worker: Worker
+) -> None:
+    async def is_finishing() -> bool:
+        """Whether a job is done, and Valkey does not let its worker say so."""
+        return bool(set(own_worker.tasks) - set(own_worker.job_tasks))
+
+    async def has_given_up() -> bool:
+        return own_worker.main_task is not None and own_worker.main_task.done()
+
+    running = asyncio.create_task(run(own_worker))
+    async with api.superuser.connect() as connection:
+        await connection.execute(text("LOCK TABLE dirty_spans IN ACCESS EXCLUSIVE MODE"))
+        await until_a_worker_waits(api)
+        await queue.client_pause(60_000, all=False)
+    await until(is_finishing)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(has_given_up)
+    await queue.client_unpause()
+    await running
 
 
 async def test_partitions_that_could_not_be_made_are_tried_again(
