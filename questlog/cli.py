@@ -87,7 +87,7 @@ def work() -> None:
         from questlog.database import logins
         from questlog.metrics import metrics_served
         from questlog.process import give_way, settle_memory
-        from questlog.reach import check_database, check_queue, check_tables
+        from questlog.reach import check_database, check_durability, check_queue, check_tables
         from workers.main import create_worker, run
 
         # Whoever waits for an acknowledgement goes before figures, where both share a machine.
@@ -99,6 +99,7 @@ def work() -> None:
         await check_database(database_url, "worker_database_url" if settings.worker_database_url else "database_url")
         await check_tables(database_url)
         await check_queue(settings.redis_url)
+        await check_durability(settings.redis_url, settings.environment)
         configure("worker", settings.log_level)
         worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
         settle_memory()

@@ -1,6 +1,8 @@
 """Whether the servers that the settings name can be used, said in one line where they cannot."""
 
+import logging
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -11,6 +13,9 @@ from questlog.settings import SettingsError, variable
 
 OLDEST_POSTGRES = 15
 PATIENCE = 10  # seconds
+DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+logger = logging.getLogger(__name__)
 
 
 async def check_database(url: str, setting: str) -> None:
@@ -57,6 +62,34 @@ async def check_queue(url: str) -> None:
         ) from None
     finally:
         await client.aclose()
+
+
+async def check_durability(url: str, environment: str) -> None:
+    """Whether Valkey keeps what it acknowledges, as the embedded one does; where it does not, raises SettingsError in
+    production and warns in development. Of a server that does not tell its settings it only warns."""
+    client = Redis.from_url(url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE, decode_responses=True)
+    found: dict[str, str | None] = dict.fromkeys(DURABLE)
+    try:
+        for name in DURABLE:
+            found |= await client.config_get(name)
+    except RedisError:
+        pass
+    finally:
+        await client.aclose()
+    if not all(found.values()):
+        logger.warning("Valkey does not tell its settings: see that it has %s", _listed(DURABLE))
+    elif wrong := {name: value for name, value in DURABLE.items() if found[name] != value}:
+        told = (
+            f"Valkey has {_listed({name: found[name] for name in wrong})}, by which acknowledged events can be lost:"
+            f" set {_listed(wrong)}"
+        )
+        if environment == "production":
+            raise SettingsError(told)
+        logger.warning("%s", told)
+
+
+def _listed(settings: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _place(url: str) -> str:

@@ -25,7 +25,7 @@ from questlog.embedded import EmbeddedError, EmbeddedServers
 from questlog.migration import migrate
 from questlog.port import listen
 from questlog.process import end, ended, spawn
-from questlog.reach import check_database, check_queue
+from questlog.reach import check_database, check_durability, check_queue
 from questlog.settings import PREFIX, Settings, SettingsError, with_secret
 from questlog.signin import TokenVerifier
 
@@ -133,6 +133,7 @@ class Supervisor:
             raise SettingsError("set both QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL, or neither of them")
         if settings.redis_url is not None:
             await check_queue(settings.redis_url)
+            await check_durability(settings.redis_url, settings.environment)
             return settings
         self.servers = await self._stack.enter_async_context(EmbeddedServers(settings.home))
         return with_servers(settings, self.servers)
