@@ -24,7 +24,7 @@ from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
 from questlog.access import Access, Masking, identified, refusal
 from questlog.body import BodyLimit
-from questlog.database import logins
+from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
@@ -53,9 +53,9 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         queue = queue_at(redis_url)
         api.databases = Databases(
-            viewer=connect(urls.viewer, pool_size=8, name="questlog viewer"),
-            admin=connect(urls.admin, pool_size=4, name="questlog admin"),
-            intake=connect(urls.intake, pool_size=4, name="questlog intake"),
+            viewer=connect(urls.viewer, pool_size=POOLS["viewer"], name="questlog viewer"),
+            admin=connect(urls.admin, pool_size=POOLS["admin"], name="questlog admin"),
+            intake=connect(urls.intake, pool_size=POOLS["intake"], name="questlog intake"),
         )
         api.intake = Intake(
             queue,

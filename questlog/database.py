@@ -9,6 +9,8 @@ from questlog.settings import Settings, SettingsError
 
 LONGEST_PREFIX = 50
 LOGINS = ("viewer", "admin", "worker", "intake")
+POOLS = {"viewer": 8, "admin": 4, "intake": 4}
+"""The most connections of each login that an API process opens."""
 
 
 @dataclass(frozen=True)

