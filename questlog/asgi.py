@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -36,9 +37,9 @@ class Protocol(HttpToolsProtocol):
 
     _patience: asyncio.TimerHandle
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
         self._patience = self.loop.call_later(SECONDS_FOR_HEADERS, transport.close)
 
     def on_message_begin(self) -> None:

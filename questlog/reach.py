@@ -1,5 +1,6 @@
 """Whether the servers that the settings name can be used, said in one line where they cannot."""
 
+import contextlib
 import logging
 import re
 from collections.abc import Mapping
@@ -69,16 +70,11 @@ async def check_durability(url: str, environment: str) -> None:
     production and warns in development. Of a server that does not tell its settings it only warns."""
     client = Redis.from_url(url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE, decode_responses=True)
     found: dict[str, str | None] = dict.fromkeys(DURABLE)
-    try:
+    with contextlib.suppress(RedisError):
         for name in DURABLE:
             found |= await client.config_get(name)
-    except RedisError:
-        pass
-    finally:
-        await client.aclose()
-    if not all(found.values()):
-        logger.warning("Valkey does not tell its settings: see that it has %s", _listed(DURABLE))
-    elif wrong := {name: value for name, value in DURABLE.items() if found[name] != value}:
+    await client.aclose()
+    if wrong := {name: value for name, value in DURABLE.items() if found[name] not in (value, None)}:
         told = (
             f"Valkey has {_listed({name: found[name] for name in wrong})}, by which acknowledged events can be lost:"
             f" set {_listed(wrong)}"
@@ -86,6 +82,8 @@ async def check_durability(url: str, environment: str) -> None:
         if environment == "production":
             raise SettingsError(told)
         logger.warning("%s", told)
+    elif None in found.values():
+        logger.warning("Valkey does not tell its settings: see that it has %s", _listed(DURABLE))
 
 
 def _listed(settings: Mapping[str, str | None]) -> str:
