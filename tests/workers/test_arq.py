@@ -172,7 +172,7 @@ async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
 async def test_a_worker_whose_valkey_stands_still_ends_and_nothing_is_lost_or_doubled(
     own_servers: EmbeddedServers, api: Platform, queue: ArqRedis, batch: list[TrackedEvent]
 ) -> None:
-    hurried = {"redis_url": f"{api.settings.redis_url}?socket_timeout=2"}
+    hurried = {"redis_url": f"{api.settings.redis_url}?socket_timeout=5"}
     impatient = replace(api, settings=api.settings.model_copy(update=hurried))
     assert own_servers.valkey.process
     with worker_process(impatient) as worker:
