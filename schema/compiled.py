@@ -5,17 +5,15 @@ Whatever is not recognised, in a document or in its variables, is left to the ge
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from graphql import (
     DocumentNode,
+    ExecutionResult,
     FieldNode,
     GraphQLError,
-    GraphQLSchema,
-    GraphQLSyntaxError,
     ObjectFieldNode,
     ObjectValueNode,
     OperationDefinitionNode,
@@ -25,11 +23,8 @@ from graphql import (
     VariableDefinitionNode,
     VariableNode,
     located_error,
-    parse,
     print_ast,
-    validate,
 )
-from strawberry.types import ExecutionResult
 
 from models.taxonomy import EVENT_TYPES
 from resolvers.request import Request
@@ -37,8 +32,6 @@ from resolvers.tracking import Client, EventDraft, track
 from schema.scalars import moment, moment_text
 from schema.tracking import camel, plain
 
-LONGEST_DOCUMENT = 2000
-DOCUMENTS_REMEMBERED = 256
 KINDS = {camel(name): kind for name, kind in EVENT_TYPES.items()}
 
 Read = Callable[[Any], Any]
@@ -72,7 +65,7 @@ class _Event(_Input):
 
 
 @dataclass(frozen=True)
-class Document:
+class Compiled:
     """A recognised document: where in its variables the events are, and how its answer is written."""
 
     operation_name: str | None
@@ -116,26 +109,8 @@ def _draft(sent: _Event) -> EventDraft:
     )
 
 
-class Compiler:
-    """Recognises documents by their text, and remembers those that came last."""
-
-    def __init__(self, schema: GraphQLSchema) -> None:
-        self._schema = schema
-        self._remembered = lru_cache(DOCUMENTS_REMEMBERED)(self._compiled)
-
-    def document(self, text: str) -> Document | None:
-        """The document, where it is valid and one of the two mutations in a plain form."""
-        return self._remembered(text) if len(text) <= LONGEST_DOCUMENT else None
-
-    def _compiled(self, text: str) -> Document | None:
-        try:
-            parsed = parse(text)
-        except (GraphQLSyntaxError, RecursionError):
-            return None
-        return None if validate(self._schema, parsed) else _document(parsed)
-
-
-def _document(parsed: DocumentNode) -> Document | None:
+def compiled(parsed: DocumentNode) -> Compiled | None:
+    """The valid document, where it is one of the two mutations in a plain form."""
     match parsed.definitions:
         case (
             OperationDefinitionNode(
@@ -150,7 +125,7 @@ def _document(parsed: DocumentNode) -> Document | None:
             events_of = EVENTS.get((field.name.value, print_ast(variable.type), _shape(argument.value)))
             if events_of and field.selection_set and (write := _writer(field.selection_set, PAYLOAD)):
                 name = operation.name.value if operation.name else None
-                return Document(name, variable.variable.name.value, events_of, field, write)
+                return Compiled(name, variable.variable.name.value, events_of, field, write)
     return None
 
 

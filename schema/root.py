@@ -1,17 +1,14 @@
 """The schema: every question, and everything that can be sent."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 from uuid import UUID
 
 import strawberry
-from graphql import GraphQLInputObjectType
-from strawberry.extensions import ParserCache, ValidationCache
+from graphql import GraphQLInputObjectType, GraphQLSchema
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionResult
-from strawberry.types.graphql import OperationType
 
 from resolvers import error as errors
 from resolvers import event as events
@@ -32,7 +29,6 @@ from resolvers.request import ASKERS
 from resolvers.tracking import track
 from resolvers.window import platform_window
 from schema.badge import BadgePopularity
-from schema.compiled import Compiler
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.engagement import CategoryCount, Engagement, category_counts
 from schema.enums import ErrorType, Role, UserRole
@@ -280,49 +276,12 @@ FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, A
 }
 
 
-class Schema(strawberry.Schema):
-    """The schema, which leaves it to the edge to log what went wrong: a user's error is none of ours."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        # Strawberry would say that an event has not exactly one type, but not which event: graphql-core does.
-        cast(GraphQLInputObjectType, self._schema.type_map["EventInput"]).is_one_of = True
-        self._compiler = Compiler(self._schema)
-
-    async def execute(
-        self,
-        query: str | None,
-        variable_values: dict[str, Any] | None = None,
-        context_value: Any = None,
-        root_value: Any = None,
-        operation_name: str | None = None,
-        allowed_operation_types: Iterable[OperationType] | None = None,
-        operation_extensions: dict[str, Any] | None = None,
-    ) -> ExecutionResult:
-        """Execute one operation; a compiled one by the short way."""
-        document = self._compiler.document(query or "")
-        if document and operation_name in (None, document.operation_name):
-            drafts = document.drafts(variable_values or {})
-            if drafts is not None:
-                return await document.execute(context_value, drafts)
-        return await super().execute(
-            query,
-            variable_values,
-            context_value,
-            root_value,
-            operation_name,
-            allowed_operation_types,
-            operation_extensions,
-        )
-
-    def process_errors(self, errors: Any, execution_context: Any = None) -> None:
-        """Say nothing: an error's text may hold what a client sent."""
-
-
-schema = Schema(
+schema = strawberry.Schema(
     query=Query,
     mutation=Mutation,
     types=[User, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent],
-    extensions=[lambda: ParserCache(maxsize=512), lambda: ValidationCache(maxsize=512)],
     config=StrawberryConfig(scalar_map=SCALARS),
 )
+SCHEMA: GraphQLSchema = schema._schema  # noqa: SLF001 - what is executed is graphql-core's
+# Strawberry would say that an event has not exactly one type, but not which event: graphql-core does.
+cast(GraphQLInputObjectType, SCHEMA.type_map["EventInput"]).is_one_of = True

@@ -1,0 +1,154 @@
+"""Documents: parsed and validated once, kept, and executed however often."""
+
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from inspect import isawaitable
+from operator import itemgetter
+from typing import Any, Generic, TypeVar, cast
+
+from cachetools import LRUCache
+from graphql import (
+    ASTValidationRule,
+    DocumentNode,
+    ExecutionResult,
+    GraphQLError,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    execute,
+    get_operation_ast,
+    parse,
+    specified_rules,
+    validate,
+)
+from graphql.execution import Executor
+from strawberry.execution import optimized_is_awaitable
+
+from resolvers.request import Request
+from schema.compiled import Compiled, compiled
+
+RULES: tuple[type[ASTValidationRule], ...] = tuple(specified_rules)
+MOST_DOCUMENTS = 512
+MOST_BYTES = 2**25
+MOST_BYTES_REFUSED = 2**20
+BYTES_A_TOKEN = 700  # of memory, as measured of graphql-core 3.3
+
+
+class RefusedError(Exception):
+    """Nothing of the request is executed."""
+
+    def __init__(self, errors: Sequence[GraphQLError], tokens: int = 0) -> None:
+        super().__init__()
+        self.errors = errors
+        self.tokens = tokens
+
+
+@dataclass(frozen=True)
+class Document:
+    """A valid document."""
+
+    schema: GraphQLSchema
+    parsed: DocumentNode
+    compiled: Compiled | None
+    hide_suggestions: bool
+
+    def operation(self, name: str | None) -> OperationDefinitionNode | None:
+        """The operation of this name, or the only one; None where that leaves none, or several."""
+        return get_operation_ast(self.parsed, name)
+
+    async def execute(
+        self, request: Request, variables: dict[str, Any] | None, operation_name: str | None
+    ) -> ExecutionResult:
+        """The answer; raises RefusedError where the operation or its variables are not what the document needs."""
+        if self.compiled and operation_name in (None, self.compiled.operation_name):
+            drafts = self.compiled.drafts(variables or {})
+            if drafts is not None:
+                return await self.compiled.execute(request, drafts)
+        answer = execute(
+            self.schema,
+            self.parsed,
+            context_value=request,
+            variable_values=variables,
+            operation_name=operation_name,
+            executor_class=Executor,
+            is_awaitable=cast(Any, optimized_is_awaitable),
+            hide_suggestions=self.hide_suggestions,
+        )
+        result = await answer if isawaitable(answer) else answer
+        if result.data is None and result.errors and not any(error.path for error in result.errors):
+            raise RefusedError(result.errors)
+        return result
+
+
+Result = TypeVar("Result")
+
+
+class Kept(Generic[Result]):
+    """What became of the texts that came last, within so many bytes of memory, as far as they can be told."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._least_bytes = most_bytes // MOST_DOCUMENTS
+        self._results: LRUCache[str, tuple[int, Result]] = LRUCache(most_bytes, itemgetter(0))
+
+    def get(self, text: str) -> Result | None:
+        """What became of it, where that is still known."""
+        kept = self._results.get(text)
+        return kept and kept[1]
+
+    def keep(self, text: str, result: Result, tokens: int) -> None:
+        """Keep it in place of what was not asked for longest; what is too big for that is not kept."""
+        size = max(self._least_bytes, sys.getsizeof(text) + tokens * BYTES_A_TOKEN)
+        with suppress(ValueError):
+            self._results[text] = size, result
+
+
+class Documents:
+    """Documents by their texts: those asked for last are kept, within MOST_BYTES and MOST_DOCUMENTS; and apart from
+    them, in a thirtieth of that, what was refused, so that nothing invalid drives out what is valid."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        most_tokens: int,
+        rules: Collection[type[ASTValidationRule]] = RULES,
+        *,
+        hide_suggestions: bool = False,
+    ) -> None:
+        self._schema = schema
+        self._most_tokens = most_tokens
+        self._rules = rules
+        self._hide_suggestions = hide_suggestions
+        self._valid: Kept[Document] = Kept(MOST_BYTES)
+        self._refused: Kept[RefusedError] = Kept(MOST_BYTES_REFUSED)
+
+    def get(self, text: str) -> Document:
+        """The valid document of this text; raises RefusedError where there is none."""
+        if document := self._valid.get(text):
+            return document
+        if refused := self._refused.get(text):
+            raise RefusedError(refused.errors)
+        try:
+            document = self.read(text)
+        except RefusedError as error:
+            self._refused.keep(text, RefusedError(error.errors), error.tokens)
+            raise
+        self._valid.keep(text, document, document.parsed.token_count)
+        return document
+
+    def read(self, text: str) -> Document:
+        """The same without keeping it."""
+        try:
+            parsed = parse(text, max_tokens=self._most_tokens, allow_empty_selection_sets=False)
+        except GraphQLError as error:
+            raise RefusedError([error.with_traceback(None)]) from None
+        errors = validate(
+            self._schema,
+            parsed,
+            self._rules,
+            hide_suggestions=self._hide_suggestions,
+            allow_empty_selection_sets=False,
+        )
+        if errors:
+            raise RefusedError(errors, parsed.token_count)
+        return Document(self._schema, parsed, compiled(parsed), self._hide_suggestions)
