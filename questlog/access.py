@@ -8,11 +8,14 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+import orjson
 from prometheus_client import Histogram
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from questlog.log import REQUEST_ID
+from questlog.media_type import JSON, preferred
 from resolvers.request import Request
 from schema.errors import Error, masked
 
@@ -97,11 +100,15 @@ def identified(scope: Scope, errors: Sequence[Error]) -> Sequence[Error]:
     return errors
 
 
-def refusal(
-    scope: Scope, status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def refusal(scope: Scope, status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that gets no other."""
-    return JSONResponse({"errors": identified(scope, errors)}, status, headers)
+    return answer(scope, {"errors": identified(scope, errors)}, status, headers)
+
+
+def answer(scope: Scope, body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """The body in JSON, as the media type that the client prefers."""
+    media_type = preferred(Headers(scope=scope).get("accept")) or JSON
+    return Response(orjson.dumps(body), status, headers, f"{media_type}; charset=utf-8")
 
 
 def _sent_id(scope: Scope) -> str | None:

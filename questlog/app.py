@@ -1,13 +1,10 @@
 """The ASGI app: who asks, and GraphQL for them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from json import JSONDecodeError
 from typing import Any
 
-import orjson
-import strawberry.asgi
-from cross_web import HTTPException
+from graphql import GraphQLError
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,26 +13,30 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
-from strawberry.http import GraphQLHTTPResponse
-from strawberry.types import ExecutionResult
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
-from questlog.access import Access, Masking, identified, refusal
+from questlog.access import Access, Masking, answer, identified, refusal
 from questlog.body import BodyLimit
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
+from questlog.documents import trusted_documents
+from questlog.media_type import GRAPHQL, JSON, preferred
+from questlog.parameters import MalformedError, Parameters, parameters
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
-from resolvers.errors import RequestError, UnauthenticatedError, UnavailableError
+from resolvers.errors import ForbiddenError, NotFoundError, RequestError, UnauthenticatedError, UnavailableError
 from resolvers.rate_limit import EventsPerMinute, RateLimits
 from resolvers.reader import SECONDS_TO_ANSWER, Databases
 from resolvers.request import Request, Rules
+from schema.document import Document, Documents, RefusedError
 from schema.errors import all_formatted
-from schema.root import schema
+from schema.root import SCHEMA
 from workers.intake import Intake
 from workers.queue import queue_at
+
+STATUSES = {"UNAUTHENTICATED": 401, "FORBIDDEN": 403, "RATE_LIMITED": 429, "UNAVAILABLE": 503}
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> Starlette:
         raise SettingsError("set QUESTLOG_REDIS_URL, or let questlog serve start its own")
     urls = logins(settings)
     redis_url = settings.redis_url
-    api = Api(TokenVerifier(settings), Rules(settings.trust_clients, settings.anonymize_after_days))
+    api = Api(settings)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -78,7 +79,7 @@ def create_app(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/graphql", api, methods=["POST"]),
+            Route("/graphql", api),
             Route("/healthz", _healthy),
             Route("/readyz", api.ready),
         ],
@@ -88,7 +89,7 @@ def create_app(settings: Settings) -> Starlette:
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
-                allow_methods=["POST"],
+                allow_methods=methods(settings),
                 allow_headers=["authorization", "content-type", "x-request-id"],
                 expose_headers=["x-request-id"],
                 allow_credentials=True,
@@ -100,31 +101,43 @@ def create_app(settings: Settings) -> Starlette:
     )
 
 
+def methods(settings: Settings) -> Sequence[str]:
+    """How GraphQL may be asked."""
+    return ["GET", "POST"] if settings.queries_by_get else ["POST"]
+
+
 async def _healthy(_http: HttpRequest) -> Response:
     return PlainTextResponse("ok")
 
 
-class Api(strawberry.asgi.GraphQL[Request, None]):
+class Api:
     """GraphQL over HTTP, for whoever the request's token names."""
 
     intake: Intake
     databases: Databases
     rate_limits: RateLimits
 
-    def __init__(self, verifier: TokenVerifier, rules: Rules) -> None:
-        super().__init__(schema, graphql_ide=None, allow_queries_via_get=False)
-        self._verifier = verifier
-        self._rules = rules
+    def __init__(self, settings: Settings) -> None:
+        self._verifier = TokenVerifier(settings)
+        self._rules = Rules(settings.trust_clients, settings.anonymize_after_days)
+        self._documents = Documents(SCHEMA, settings.document_tokens)
+        self._trusted = trusted_documents(settings)
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         http = HttpRequest(scope, receive)
         try:
+            self._check(http)
+            asked = await parameters(http)
             viewer = await self._viewer(http)
+        except MalformedError as error:
+            errors = [{"message": str(error), "extensions": {"code": "BAD_USER_INPUT"}}]
+            await refusal(scope, error.status, errors, error.headers)(scope, receive, send)
+            return
         except RequestError as error:
             errors = [{"message": str(error), "extensions": error.extensions}]
-            status = 401 if isinstance(error, UnauthenticatedError) else 503
-            await refusal(scope, status, errors)(scope, receive, send)
+            await refusal(scope, STATUSES[error.code], errors)(scope, receive, send)
             return
         request = scope["questlog.request"] = Request(
             viewer,
@@ -143,18 +156,57 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
             await send(message)
 
         try:
-            answer = await self._answer(http)
-            await answer(scope, receive, send_with_device)
+            response = await self._answer(http, request, asked)
+            await response(scope, receive, send_with_device)
         finally:
             await request.close()
 
-    async def _answer(self, http: HttpRequest) -> Response:
+    def _check(self, http: HttpRequest) -> None:
+        """Raise MalformedError where the method or the media type is none of ours."""
+        allowed = methods(self._settings)
+        if http.method not in allowed:
+            raise MalformedError(f"the method must be {' or '.join(allowed)}", 405, {"allow": ", ".join(allowed)})
+        if preferred(http.headers.get("accept")) is None:
+            raise MalformedError(f"Accept must have {JSON} or {GRAPHQL}, in UTF-8", 406)
+
+    async def _answer(self, http: HttpRequest, request: Request, asked: Parameters) -> Response:
+        """What the request is answered once it is known who asks what."""
         try:
-            return await self.run(http)
-        except HTTPException as error:
-            return refusal(
-                http.scope, error.status_code, [{"message": error.reason, "extensions": {"code": "BAD_USER_INPUT"}}]
-            )
+            document = self._document(request.viewer, asked)
+            if http.method == "GET" and document.is_mutation(asked.operation_name):
+                errors = [{"message": "a mutation must be sent by POST", "extensions": {"code": "BAD_USER_INPUT"}}]
+                return refusal(http.scope, 405, errors, {"allow": "POST"})
+            result = await document.execute(request, asked.variables, asked.operation_name)
+        except RequestError as error:
+            return self._refused(http, [GraphQLError(str(error), original_error=error)])
+        except RefusedError as error:
+            return self._refused(http, error.errors)
+        body: dict[str, Any] = {"data": result.data}
+        if result.errors:
+            body["errors"] = identified(http.scope, all_formatted(result.errors))
+        return answer(http.scope, body, 200)
+
+    def _document(self, viewer: Viewer, asked: Parameters) -> Document:
+        """The document that is asked for; raises RefusedError where it is not valid, and RequestError where it may not
+        be asked for."""
+        if asked.document_id is not None:
+            if document := self._trusted.get(asked.document_id):
+                return document
+            raise NotFoundError("no document has this id: send another documentId, or the document itself as query")
+        if self._settings.documents_required and not (
+            viewer.role is Role.ADMIN and self._settings.documents_exempt_admins
+        ):
+            raise ForbiddenError("only trusted documents are executed here: send the documentId of one, and no query")
+        return self._documents.get(asked.query or "")
+
+    @staticmethod
+    def _refused(http: HttpRequest, errors: Sequence[GraphQLError]) -> Response:
+        """In the older media type a status tells nothing of GraphQL."""
+        formatted = all_formatted(errors)
+        is_graphql = preferred(http.headers.get("accept")) == GRAPHQL
+        return refusal(
+            http.scope, STATUSES.get(formatted[0]["extensions"]["code"], 400) if is_graphql else 200, formatted
+        )
 
     async def ready(self, http: HttpRequest) -> Response:
         """Whether events can be taken and questions answered; 503 with the reason where they cannot.
@@ -181,26 +233,3 @@ class Api(strawberry.asgi.GraphQL[Request, None]):
         if role is None:
             raise UnauthenticatedError("the token names no role, and none is kept for its user")
         return Viewer(role, claims.user_id)
-
-    async def get_context(self, request: Any, response: Any) -> Request:
-        """What resolvers get to know of the request."""
-        context: Request = request.scope["questlog.request"]
-        return context
-
-    async def process_result(self, request: HttpRequest, result: ExecutionResult) -> GraphQLHTTPResponse:
-        """The answer as it is sent, its errors with their codes."""
-        answer: GraphQLHTTPResponse = {"data": result.data}
-        if result.errors:
-            answer["errors"] = list(identified(request.scope, all_formatted(result.errors)))
-        return answer
-
-    def decode_json(self, data: str | bytes) -> object:
-        """By orjson, which takes no NaN. Raises JSONDecodeError for what is JSON, but no request."""
-        decoded = orjson.loads(data)
-        if not isinstance(decoded, dict):
-            raise JSONDecodeError("a request is a JSON object", "", 0)
-        return decoded
-
-    def encode_json(self, data: object) -> bytes:
-        """By orjson."""
-        return orjson.dumps(data)

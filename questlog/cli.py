@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,11 +67,14 @@ def serve(
     port: Port = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run an arq worker beside the API.")] = True,
+    documents: Annotated[
+        Path | None, typer.Option(help="Manifest of trusted documents, in place of QUESTLOG_DOCUMENTS.")
+    ] = None,
 ) -> None:
     """Migrate, serve the API, and run a worker beside it, until Ctrl-C."""
 
     async def serving() -> None:
-        settings = questlog_settings.load()
+        settings = questlog_settings.load(documents=documents)
         configure("supervisor", settings.log_level)
         async with Supervisor(settings, host=host, port=port, workers=workers, worker=worker) as running:
             print(f"Questlog is ready at {running.url} (Ctrl-C to stop)", flush=True)

@@ -129,6 +129,16 @@ class Settings(BaseSettings):
         "who asks; none: who connects, asks",
     )
 
+    queries_by_get: bool = Field(False, description="answer queries, and never mutations, by GET too")
+    document_tokens: int = Field(5000, ge=100, description="most tokens of a GraphQL document")
+    documents: Path | None = Field(
+        None,
+        description="manifest of trusted documents, as Relay, Apollo or GraphQL Code Generator writes it, for requests"
+        " that name one by documentId",
+    )
+    documents_required: bool = Field(False, description="execute documents of the manifest and no others")
+    documents_exempt_admins: bool = Field(False, description="execute any document for admins all the same")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged; info has a line for each request"
     )
@@ -152,6 +162,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.jwt_secret and self.jwks_url:
             raise ValueError("QUESTLOG_JWT_SECRET and QUESTLOG_JWKS_URL exclude each other: unset one of them")
+        if self.documents_required and not self.documents:
+            raise ValueError("QUESTLOG_DOCUMENTS_REQUIRED needs QUESTLOG_DOCUMENTS: name the manifest")
         if self.anonymize_after_days > self.delete_after_days:
             raise ValueError(
                 "QUESTLOG_ANONYMIZE_AFTER_DAYS is more than QUESTLOG_DELETE_AFTER_DAYS: events would go before that"
@@ -172,14 +184,14 @@ class Settings(BaseSettings):
         }
 
 
-def load() -> Settings:
-    """The settings of this process's environment; raises SettingsError."""
+def load(*, documents: Path | None = None) -> Settings:
+    """The settings of this process's environment, but for what is given here; raises SettingsError."""
     known = {variable(name) for name in Settings.model_fields}
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting: `questlog settings` lists them all")
     try:
-        return Settings()
+        return Settings(documents=documents) if documents else Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_in_words(detail) for detail in error.errors())) from None
 

@@ -120,6 +120,10 @@ class Supervisor:
         self.port = listener.getsockname()[1]
         settings = with_secret(self.settings, make=True)
         await TokenVerifier(settings).check()
+        if settings.documents:
+            from questlog.documents import trusted_documents
+
+            trusted_documents(settings)
         self.settings = await self._with_servers(settings)
         await prepare_database(self.settings)
         counted_in = await self._with_metrics()

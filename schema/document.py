@@ -15,7 +15,7 @@ from graphql import (
     ExecutionResult,
     GraphQLError,
     GraphQLSchema,
-    OperationDefinitionNode,
+    OperationType,
     execute,
     get_operation_ast,
     parse,
@@ -53,9 +53,10 @@ class Document:
     compiled: Compiled | None
     hide_suggestions: bool
 
-    def operation(self, name: str | None) -> OperationDefinitionNode | None:
-        """The operation of this name, or the only one; None where that leaves none, or several."""
-        return get_operation_ast(self.parsed, name)
+    def is_mutation(self, operation_name: str | None) -> bool:
+        """Whether the operation of this name, or the only one, is a mutation."""
+        operation = get_operation_ast(self.parsed, operation_name)
+        return operation is not None and operation.operation is OperationType.MUTATION
 
     async def execute(
         self, request: Request, variables: dict[str, Any] | None, operation_name: str | None
