@@ -17,12 +17,13 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
+from questlog import explorer
 from questlog.access import Access, Masking, answer, identified, refusal
 from questlog.body import BodyLimit
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
 from questlog.documents import trusted_documents
-from questlog.media_type import GRAPHQL, JSON, preferred
+from questlog.media_type import GRAPHQL, HTML, JSON, preferred
 from questlog.parameters import MalformedError, Parameters, parameters
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
@@ -79,6 +80,7 @@ def create_app(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
+            *([explorer.assets()] if api.has_explorer else []),
             Route("/graphql", api),
             Route("/healthz", _healthy),
             Route("/readyz", api.ready),
@@ -123,10 +125,14 @@ class Api:
         self._documents = Documents(SCHEMA, settings.document_tokens)
         self._trusted = trusted_documents(settings)
         self._settings = settings
+        self.has_explorer = settings.environment == "development"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         http = HttpRequest(scope, receive)
+        if self.has_explorer and http.method == "GET" and preferred(http.headers.get("accept"), (JSON, HTML)) == HTML:
+            await explorer.page()(scope, receive, send)
+            return
         try:
             self._check(http)
             asked = await parameters(http)
