@@ -14,10 +14,10 @@ help: ## list the targets
 demo: .venv/questlog.stamp ## bring in a real course, show what its people see, and serve it until Ctrl-C
 	@exec $(RUN)/questlog demo
 
-test: lint ## everything that ends within five minutes
+test: lint tests/clients/node_modules/questlog.stamp ## everything that ends within five minutes
 	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope
 
-test-all: .venv/questlog.stamp ## what takes longer, or needs more than Python: wheel, ordinary user, PostgreSQL 15
+test-all: .venv/questlog.stamp tests/clients/node_modules/questlog.stamp ## what takes longer, or needs still more: wheel, ordinary user, PostgreSQL 15
 	$(RUN)/pytest -m long --numprocesses 2 --dist loadscope
 
 chaos: .venv/questlog.stamp ## servers killed, stopped and slowed at random under load: make chaos SEEDS=50 FIRST=1
@@ -42,4 +42,8 @@ lint: .venv/questlog.stamp ## style, types, and the order of the rooms
 
 .venv/questlog.stamp: .venv/requirements.stamp pyproject.toml
 	$(RUN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+tests/clients/node_modules/questlog.stamp: tests/clients/package-lock.json
+	npm ci --prefix tests/clients --no-audit --no-fund --loglevel error
 	touch $@
