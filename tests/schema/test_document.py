@@ -1,0 +1,94 @@
+"""Documents are parsed and validated once, and kept within bounds."""
+
+import gc
+import sys
+import tracemalloc
+
+import pytest
+from graphql import get_introspection_query
+
+from schema.document import BYTES_A_TOKEN, MOST_BYTES, MOST_DOCUMENTS, Documents, Kept, RefusedError
+from schema.root import SCHEMA
+
+ROLE = "{ viewer { role } }"
+TEXTS = {
+    "small": ROLE,
+    "mutation": "mutation ($e: TrackEventInput!) { trackEvent(input: $e) { accepted rejected userErrors { code } } }",
+    "aliases": f"{{ {' '.join(f'a{number}: viewer {{ role }}' for number in range(200))} }}",
+    "fields": f"{{ viewer {{ {'role ' * 500} }} }}",
+    "values": f"{{ nodes(ids: [{'7,' * 900}]) {{ id }} }}",
+    "comments": "# " * 50_000 + "\n" + ROLE,
+    "introspection": get_introspection_query(),
+}
+
+
+@pytest.fixture
+def documents() -> Documents:
+    return Documents(SCHEMA, most_tokens=5000)
+
+
+def refused(documents: Documents, text: str) -> RefusedError:
+    with pytest.raises(RefusedError) as error:
+        documents.get(text)
+    return error.value
+
+
+def test_a_text_is_read_once(documents: Documents) -> None:
+    assert documents.get(ROLE) is documents.get(ROLE)
+    assert documents.get(ROLE) is not documents.get(f"{ROLE} ")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{ nothing }", "", "{ viewer {} }", "type A { b: Int }", "\0", "{ viewer { role } } x"]
+)
+def test_what_is_refused_once_is_refused_again_without_being_read(documents: Documents, text: str) -> None:
+    first, second = refused(documents, text), refused(documents, text)
+    assert first.errors
+    assert second.errors is first.errors
+
+
+def test_more_tokens_than_are_allowed_are_refused() -> None:
+    documents = Documents(SCHEMA, most_tokens=6)
+    assert documents.get(ROLE)
+    assert refused(documents, "{ viewer { role role } }").errors
+
+
+def test_however_much_is_refused_what_is_valid_stays(documents: Documents) -> None:
+    kept = documents.get(ROLE)
+    for number in range(2 * MOST_DOCUMENTS):
+        refused(documents, f"{{ nothing{number} }}")
+    assert documents.get(ROLE) is kept
+
+
+def test_no_more_documents_are_kept_than_so_many(documents: Documents) -> None:
+    first, last = documents.get("{ a: viewer { role } }"), documents.get(ROLE)
+    for number in range(MOST_DOCUMENTS):
+        documents.get(f"{{ a{number}: viewer {{ role }} }}")
+        assert documents.get(ROLE) is last
+    assert documents.get("{ a: viewer { role } }") is not first
+
+
+def test_no_more_is_kept_than_so_many_bytes() -> None:
+    kept: Kept[str] = Kept(MOST_BYTES)
+    kept.keep("big", "kept", tokens=MOST_BYTES // BYTES_A_TOKEN // 2)
+    assert kept.get("big") == "kept"
+    kept.keep("as big", "kept too", tokens=MOST_BYTES // BYTES_A_TOKEN // 2 + 1)
+    assert (kept.get("big"), kept.get("as big")) == (None, "kept too")
+    kept.keep("too big", "not kept", tokens=MOST_BYTES)
+    assert (kept.get("too big"), kept.get("as big")) == (None, "kept too")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
+def test_a_document_takes_no_more_memory_than_is_reckoned(documents: Documents, text: str) -> None:
+    first = documents.read(text)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        second = documents.read(text)
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    tokens = second.parsed.token_count
+    assert first is not second
+    assert taken <= max(MOST_BYTES // MOST_DOCUMENTS, sys.getsizeof(text) + tokens * BYTES_A_TOKEN)
