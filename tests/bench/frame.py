@@ -53,12 +53,12 @@ async def main() -> None:
             process = running.apis[0].process
             assert process
             through_http = await ask(running.url, token, process.pid)
-    print(f"\n{'step':44}µs")
+    print(f"\n{'step':46}µs")
     for name, seconds in steps.items():
-        print(f"{name:44}{1e6 * seconds:.0f}")
-    print(f"{'the handler of /graphql, in all':44}{1e6 * bare:.0f}")
-    print(f"{'the app: metrics and limits, but no log line':44}{1e6 * whole:.0f}")
-    print(f"{'the API process, over HTTP':44}{1e6 * through_http:.0f}")
+        print(f"{name:46}{1e6 * seconds:.0f}")
+    print(f"{'the handler of /graphql, in all':46}{1e6 * bare:.0f}")
+    print(f"{'the app: metrics and limits, but no log line':46}{1e6 * whole:.0f}")
+    print(f"{'the API process, over HTTP':46}{1e6 * through_http:.0f}")
 
 
 async def all_steps(settings: Settings, scope: Scope) -> dict[str, float]:
