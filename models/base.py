@@ -51,13 +51,18 @@ def async_url(url: str) -> URL:
     return parsed
 
 
-def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEngine:
+def connect(
+    url: str, *, pool_size: int = 5, name: str = "questlog", statement_seconds: int | None = None
+) -> AsyncEngine:
     """A pool of connections to one login's database; nothing is opened until it is used.
 
     `name` is what `pg_stat_activity` shows. Waiting for a free connection ends after 30 s in
     SQLAlchemy's `TimeoutError`. A transaction in which nothing happens for 30 s is ended by PostgreSQL, so that a
-    process that stands still holds up nobody.
+    process that stands still holds up nobody. So it ends a statement after `statement_seconds`, if any.
     """
+    session = SESSION | {"application_name": name}
+    if statement_seconds:
+        session["statement_timeout"] = f"{statement_seconds}s"
     return create_async_engine(
         async_url(url),
         pool_size=pool_size,
@@ -67,7 +72,7 @@ def connect(url: str, *, pool_size: int = 5, name: str = "questlog") -> AsyncEng
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),
         json_deserializer=orjson.loads,
-        connect_args={"server_settings": SESSION | {"application_name": name}, "timeout": 10},
+        connect_args={"server_settings": session, "timeout": 10},
     )
 
 

@@ -22,21 +22,22 @@ from questlog.access import Access, Masking, answer, identified, refusal
 from questlog.body import BodyLimit
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
-from questlog.documents import trusted_documents
+from questlog.documents import documents_of, trusted_documents
 from questlog.media_type import GRAPHQL, HTML, JSON, preferred
 from questlog.parameters import MalformedError, Parameters, parameters
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
+from resolvers.cost import CostLimits, Costs
 from resolvers.errors import ForbiddenError, NotFoundError, RequestError, UnauthenticatedError, UnavailableError
 from resolvers.rate_limit import EventsPerMinute, RateLimits
 from resolvers.reader import SECONDS_TO_ANSWER, Databases
 from resolvers.request import Request, Rules
-from schema.document import Document, Documents, RefusedError
+from schema.document import Document, RefusedError
 from schema.errors import all_formatted
-from schema.root import SCHEMA
 from workers.intake import Intake
 from workers.queue import queue_at
 
+SECONDS_TO_CANCEL = 2
 STATUSES = {"UNAUTHENTICATED": 401, "FORBIDDEN": 403, "RATE_LIMITED": 429, "UNAVAILABLE": 503}
 
 
@@ -50,13 +51,18 @@ def create_app(settings: Settings) -> Starlette:
     urls = logins(settings)
     redis_url = settings.redis_url
     api = Api(settings)
+    statement_seconds = settings.seconds_to_answer + SECONDS_TO_CANCEL
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         queue = queue_at(redis_url)
         api.databases = Databases(
-            viewer=connect(urls.viewer, pool_size=POOLS["viewer"], name="questlog viewer"),
-            admin=connect(urls.admin, pool_size=POOLS["admin"], name="questlog admin"),
+            viewer=connect(
+                urls.viewer, pool_size=POOLS["viewer"], name="questlog viewer", statement_seconds=statement_seconds
+            ),
+            admin=connect(
+                urls.admin, pool_size=POOLS["admin"], name="questlog admin", statement_seconds=statement_seconds
+            ),
             intake=connect(urls.intake, pool_size=POOLS["intake"], name="questlog intake"),
         )
         api.intake = Intake(
@@ -73,6 +79,7 @@ def create_app(settings: Settings) -> Starlette:
                 settings.address_events_per_minute,
             ),
         )
+        api.costs = Costs(queue, CostLimits(settings.question_cost, settings.cost_maximum, settings.cost_restore_rate))
         yield
         await api.intake.close()
         await queue.aclose(close_connection_pool=True)
@@ -118,11 +125,13 @@ class Api:
     intake: Intake
     databases: Databases
     rate_limits: RateLimits
+    costs: Costs
 
     def __init__(self, settings: Settings) -> None:
         self._verifier = TokenVerifier(settings)
-        self._rules = Rules(settings.trust_clients, settings.anonymize_after_days)
-        self._documents = Documents(SCHEMA, settings.document_tokens)
+        self._rules = Rules(settings.trust_clients, settings.anonymize_after_days, settings.seconds_to_answer)
+        self._documents = documents_of(settings, is_open=settings.environment == "development")
+        self._documents_of_admins = documents_of(settings, is_open=True)
         self._trusted = trusted_documents(settings)
         self._settings = settings
         self.has_explorer = settings.environment == "development"
@@ -150,6 +159,7 @@ class Api:
             self.databases,
             self.intake,
             self.rate_limits,
+            self.costs,
             self._rules,
             user_agent=http.headers.get("user-agent"),
             ip_address=http.client.host if http.client else None,
@@ -190,6 +200,8 @@ class Api:
         body: dict[str, Any] = {"data": result.data}
         if result.errors:
             body["errors"] = identified(http.scope, all_formatted(result.errors))
+        if result.extensions:
+            body["extensions"] = result.extensions
         return answer(http.scope, body, 200)
 
     def _document(self, viewer: Viewer, asked: Parameters) -> Document:
@@ -203,7 +215,8 @@ class Api:
             viewer.role is Role.ADMIN and self._settings.documents_exempt_admins
         ):
             raise ForbiddenError("only trusted documents are executed here: send the documentId of one, and no query")
-        return self._documents.get(asked.query or "")
+        documents = self._documents_of_admins if viewer.role is Role.ADMIN else self._documents
+        return documents.get(asked.query or "")
 
     @staticmethod
     def _refused(http: HttpRequest, errors: Sequence[GraphQLError]) -> Response:

@@ -8,9 +8,22 @@ import orjson
 
 from questlog.settings import Settings, SettingsError
 from schema.document import Document, Documents, RefusedError
+from schema.limits import Limits
 from schema.root import SCHEMA
 
 SHA_256 = "sha256:"
+
+
+def documents_of(settings: Settings, *, is_open: bool) -> Documents:
+    """Documents within the limits of the settings; where it is not open, with no look into the schema."""
+    limits = Limits(
+        tokens=settings.document_tokens,
+        depth=settings.document_depth,
+        aliases=settings.document_aliases,
+        directives=settings.document_directives,
+        root_fields=settings.document_root_fields,
+    )
+    return Documents(SCHEMA, limits, is_open=is_open)
 
 
 def trusted_documents(settings: Settings) -> Mapping[str, Document]:
@@ -21,7 +34,7 @@ def trusted_documents(settings: Settings) -> Mapping[str, Document]:
     if settings.documents is None:
         return {}
     try:
-        return _read(settings.documents, Documents(SCHEMA, settings.document_tokens))
+        return _read(settings.documents, documents_of(settings, is_open=settings.environment == "development"))
     except OSError as error:
         raise SettingsError(f"QUESTLOG_DOCUMENTS: {settings.documents} cannot be read ({error.strerror})") from None
     except ValueError as error:

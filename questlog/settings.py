@@ -130,7 +130,19 @@ class Settings(BaseSettings):
     )
 
     queries_by_get: bool = Field(False, description="answer queries, and never mutations, by GET too")
-    document_tokens: int = Field(5000, ge=100, description="most tokens of a GraphQL document")
+    document_tokens: int = Field(2000, ge=100, le=10_000, description="most tokens of a GraphQL document")
+    document_depth: int = Field(16, ge=4, le=100, description="most levels of fields in a document")
+    document_aliases: int = Field(50, ge=0, description="most aliases, those of a fragment wherever it is spread")
+    document_directives: int = Field(50, ge=0, description="most directives, counted likewise")
+    document_root_fields: int = Field(20, ge=1, description="most fields at the root of an operation")
+    question_cost: int = Field(
+        5000, ge=100, description="most that a question may cost: the objects that its answer may hold"
+    )
+    cost_maximum: int = Field(20_000, ge=100, description="most that a viewer may spend on questions at once")
+    cost_restore_rate: int = Field(
+        1000, ge=0, description="what a viewer may spend again each second; 0: as much as they like"
+    )
+    seconds_to_answer: int = Field(10, ge=1, le=300, description="longest that PostgreSQL may work for a question")
     documents: Path | None = Field(
         None,
         description="manifest of trusted documents, as Relay, Apollo or GraphQL Code Generator writes it, for requests"
@@ -162,6 +174,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.jwt_secret and self.jwks_url:
             raise ValueError("QUESTLOG_JWT_SECRET and QUESTLOG_JWKS_URL exclude each other: unset one of them")
+        if self.question_cost > self.cost_maximum:
+            raise ValueError("QUESTLOG_QUESTION_COST is more than QUESTLOG_COST_MAXIMUM: nobody could ever pay it")
         if self.documents_required and not self.documents:
             raise ValueError("QUESTLOG_DOCUMENTS_REQUIRED needs QUESTLOG_DOCUMENTS: name the manifest")
         if self.anonymize_after_days > self.delete_after_days:

@@ -38,6 +38,21 @@ class BadUserInputError(RequestError):
     code = "BAD_USER_INPUT"
 
 
+class TooComplexError(RequestError):
+    """The request asks for too much at once; the message names the limit."""
+
+    code = "QUERY_TOO_COMPLEX"
+
+    def __init__(self, message: str, **told: object) -> None:
+        super().__init__(message)
+        self._told = told
+
+    @property
+    def extensions(self) -> dict[str, object]:
+        """With what else is told of it."""
+        return {"code": self.code, **self._told}
+
+
 class UnavailableError(RequestError):
     """A server that is needed is away. Nothing was kept; the same may be sent again."""
 

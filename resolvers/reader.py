@@ -82,31 +82,37 @@ class Databases:
 class Reader:
     """A request's read-only view of the database: every statement sees the same moment.
 
-    Statements run one after the other, however many questions ask at once. The connection is taken at the first
-    and must be given back with `close`. Raises UnavailableError where the database is away.
+    Statements run one after the other, however many questions ask at once, and end with the seconds that the request
+    has for all of them. The connection is taken at the first and must be given back with `close`. Raises
+    UnavailableError where the database is away, or time is up.
     """
 
     databases: Databases
     viewer: Viewer
+    seconds: float = SECONDS_FOR_POSTGRESQL
     _connection: AsyncConnection | None = field(default=None, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _lost: UnavailableError | None = field(default=None, init=False)
+    _ends_at: float | None = field(default=None, init=False)
 
     async def rows(self, statement: Executable, **parameters: object) -> list[AnyRow]:
-        """All rows of a statement, which PostgreSQL has ten seconds for; with these parameters, and VIEWER_ID. Once it
-        went away it stays away for this request."""
+        """All rows of a statement; with these parameters, and VIEWER_ID. Once PostgreSQL went away it stays away for
+        this request, and once time is up it stays so."""
         async with self._turn:
             if self._lost:
                 raise self._lost
+            self._ends_at = self._ends_at or asyncio.get_running_loop().time() + self.seconds
             try:
                 with database_needed():
-                    async with asyncio.timeout(SECONDS_FOR_POSTGRESQL):
+                    async with asyncio.timeout_at(self._ends_at) as timeout:
                         self._connection = self._connection or await self._open()
                         found = await self._connection.execute(statement, parameters | {VIEWER_ID: self.viewer.user_id})
                         return list(found.all())
             except UnavailableError as error:
                 self._lost = error
-                raise
+                if timeout.expired():
+                    self._lost = UnavailableError(f"there is no answer within {self.seconds:g} s: ask for less at once")
+                raise self._lost from error
 
     async def close(self) -> None:
         """Give the connection back."""

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from strawberry.dataloader import DataLoader
 
 from models.viewer import Role, Viewer
+from resolvers.cost import Costs
 from resolvers.errors import ForbiddenError, UnauthenticatedError
 from resolvers.rate_limit import RateLimits
 from resolvers.reader import Databases, Reader
@@ -30,10 +31,11 @@ ASKERS = (Role.STUDENT, Role.PARENT, Role.ADMIN)
 
 @dataclass(frozen=True)
 class Rules:
-    """What of the settings decides how events are judged."""
+    """What of the settings decides how events are judged, and how long questions may take."""
 
     trust_clients: bool
     anonymize_after_days: int
+    seconds_to_answer: int
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Request:
     databases: Databases
     intake: Intake
     rate_limits: RateLimits
+    costs: Costs
     rules: Rules
     user_agent: str | None = None
     ip_address: str | None = None
@@ -57,7 +60,7 @@ class Request:
     @cached_property
     def reader(self) -> Reader:
         """The request's one view of the database."""
-        return Reader(self.databases, self.viewer)
+        return Reader(self.databases, self.viewer, self.rules.seconds_to_answer)
 
     async def close(self) -> None:
         """Give back what the request took."""

@@ -1,16 +1,15 @@
 """Documents: parsed and validated once, kept, and executed however often."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import isawaitable
 from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
 
 from cachetools import LRUCache
 from graphql import (
-    ASTValidationRule,
     DocumentNode,
     ExecutionResult,
     GraphQLError,
@@ -18,17 +17,17 @@ from graphql import (
     OperationType,
     execute,
     get_operation_ast,
-    parse,
-    specified_rules,
     validate,
 )
 from graphql.execution import Executor
 from strawberry.execution import optimized_is_awaitable
 
 from resolvers.request import Request
+from resolvers.tracking import cut_address
 from schema.compiled import Compiled, compiled
+from schema.cost import Cost, cost_of
+from schema.limits import MOST_ERRORS, RULES, RULES_WITHOUT_INTROSPECTION, Limits, check, check_variables, parse
 
-RULES: tuple[type[ASTValidationRule], ...] = tuple(specified_rules)
 MOST_DOCUMENTS = 512
 MOST_BYTES = 2**25
 MOST_BYTES_REFUSED = 2**20
@@ -52,6 +51,7 @@ class Document:
     parsed: DocumentNode
     compiled: Compiled | None
     hide_suggestions: bool
+    _costs: dict[str | None, Cost] = field(default_factory=dict, init=False)
 
     def is_mutation(self, operation_name: str | None) -> bool:
         """Whether the operation of this name, or the only one, is a mutation."""
@@ -66,6 +66,8 @@ class Document:
             drafts = self.compiled.drafts(variables or {})
             if drafts is not None:
                 return await self.compiled.execute(request, drafts)
+        check_variables(variables or {})
+        told = await self._pay(request, variables or {}, operation_name)
         answer = execute(
             self.schema,
             self.parsed,
@@ -79,7 +81,23 @@ class Document:
         result = await answer if isawaitable(answer) else answer
         if result.data is None and result.errors and not any(error.path for error in result.errors):
             raise RefusedError(result.errors)
+        result.extensions = told
         return result
+
+    async def _pay(
+        self, request: Request, variables: dict[str, Any], operation_name: str | None
+    ) -> dict[str, Any] | None:
+        """What the answer says of its cost; None where it has none. Raises RequestError where it is too much."""
+        cost = self._costs.get(operation_name)
+        if cost is None:
+            operation = get_operation_ast(self.parsed, operation_name)
+            if operation is None:
+                return None
+            cost = self._costs[operation_name] = cost_of(self.schema, self.parsed, operation)
+        price = cost.of(variables)
+        if not price:
+            return None
+        return {"cost": await request.costs.spend(request.viewer, cut_address(request.ip_address), price)}
 
 
 Result = TypeVar("Result")
@@ -117,15 +135,15 @@ class Documents:
     def __init__(
         self,
         schema: GraphQLSchema,
-        most_tokens: int,
-        rules: Collection[type[ASTValidationRule]] = RULES,
+        limits: Limits,
         *,
-        hide_suggestions: bool = False,
+        is_open: bool,
     ) -> None:
+        """Where it is not open, nothing tells what is in the schema: neither introspection nor suggestions."""
         self._schema = schema
-        self._most_tokens = most_tokens
-        self._rules = rules
-        self._hide_suggestions = hide_suggestions
+        self._limits = limits
+        self._rules = RULES if is_open else RULES_WITHOUT_INTROSPECTION
+        self._hide_suggestions = not is_open
         self._valid: Kept[Document] = Kept(MOST_BYTES)
         self._refused: Kept[RefusedError] = Kept(MOST_BYTES_REFUSED)
 
@@ -146,18 +164,14 @@ class Documents:
     def read(self, text: str) -> Document:
         """The same without keeping it."""
         try:
-            parsed = parse(
-                text,
-                max_tokens=self._most_tokens,
-                max_comments=self._most_tokens,
-                allow_empty_selection_sets=False,
-            )
+            parsed = parse(text, self._limits)
         except GraphQLError as error:
             raise RefusedError([error.with_traceback(None)]) from None
-        errors = validate(
+        errors = check(parsed, self._limits) or validate(
             self._schema,
             parsed,
             self._rules,
+            MOST_ERRORS,
             hide_suggestions=self._hide_suggestions,
             allow_empty_selection_sets=False,
         )

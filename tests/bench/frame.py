@@ -14,12 +14,12 @@ from starlette.types import Message, Scope
 from models.viewer import Role
 from questlog.access import answer
 from questlog.app import Api, create_app
+from questlog.documents import documents_of
 from questlog.embedded import EmbeddedServers
 from questlog.parameters import parameters
 from questlog.settings import Settings, with_secret
 from questlog.signin import TokenVerifier, authorization_of, sign_token
 from questlog.supervisor import Supervisor
-from schema.document import Documents
 from schema.root import SCHEMA
 from tests.bench.home import temporary_home
 from tests.processes import cpu_seconds
@@ -64,7 +64,7 @@ async def main() -> None:
 async def all_steps(settings: Settings, scope: Scope) -> dict[str, float]:
     """What each step of a request costs by itself, in seconds."""
     verifier = TokenVerifier(settings)
-    documents = Documents(SCHEMA, settings.document_tokens)
+    documents = documents_of(settings, is_open=True)
     parsed = parse(QUERY)
 
     async def read() -> object:

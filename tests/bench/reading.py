@@ -156,7 +156,7 @@ async def measure(home: Path, size: str) -> Measured:
         Question("a parent's journey", OF_A_PARENT, Role.PARENT, parents(size), limit.OF_A_PARENT),
         Question("students at risk", AT_RISK, Role.ADMIN, ["admin"], limit.AT_RISK),
     ]
-    async with Supervisor(Settings(home=home), port=0) as running:
+    async with Supervisor(Settings(home=home, cost_restore_rate=0), port=0) as running:
         async with asyncpg.create_pool(logins(running.settings).admin, min_size=1, max_size=max(CONNECTIONS)) as pool:
             found = Measured(await pool.fetchval("SELECT count(*) FROM user_activity_events"))
             for question in questions:

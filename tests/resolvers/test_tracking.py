@@ -396,7 +396,7 @@ def at_this_moment(platform: Platform, viewer: Viewer) -> Request:
     assert isinstance(route, Route)
     api = route.endpoint
     assert isinstance(api, Api)
-    return Request(viewer, api.databases, api.intake, api.rate_limits, api._rules)
+    return Request(viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules)
 
 
 def draft(occurred_at: datetime, user_id: str | None = None) -> EventDraft:

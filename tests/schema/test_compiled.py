@@ -15,10 +15,11 @@ from hypothesis.strategies import DrawFn
 import resolvers.tracking
 from models.event import TrackedEvent
 from models.viewer import Role
+from questlog.documents import documents_of
 from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings
 from schema.compiled import KINDS, Compiled
-from schema.document import Documents, RefusedError
-from schema.root import SCHEMA
+from schema.document import RefusedError
 from tests.histories import PAYLOADS
 from tests.platform import BROWSER, SERVICE, TRACK, Answer, Asker, Platform, new_api
 
@@ -115,7 +116,7 @@ def requests(draw: DrawFn) -> Answer:
     return body
 
 
-documents = Documents(SCHEMA, most_tokens=1000)
+documents = documents_of(Settings(), is_open=True)
 WHOLE: Answer = {
     "eventId": "12345678-1234-5678-1234-567812345678",
     "occurredAt": "2026-01-31T09:30:00Z",

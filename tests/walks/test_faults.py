@@ -27,7 +27,7 @@ AWAY = {"code": "UNAVAILABLE", "retryAfterMs": 1000}
 @pytest.fixture
 async def api(own_servers: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Platform]:
     """An API, without a worker, whose servers a test may stop and kill."""
-    async with new_api(own_servers, tmp_path) as running:
+    async with new_api(own_servers, tmp_path, seconds_to_answer=3) as running:
         await running.upsert({"userId": "ada", "role": "STUDENT"})
         yield running
 
