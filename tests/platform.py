@@ -58,6 +58,16 @@ mutation ($guardianId: ID!, $childId: ID!, $expiresAt: DateTime) {
 }
 """
 
+WIDE_LIMITS = {
+    "cost_restore_rate": 0,
+    "cost_maximum": 10**6,
+    "question_cost": 10**6,
+    "document_tokens": 10_000,
+    "document_aliases": 1000,
+    "document_root_fields": 1000,
+}
+"""A test may ask in one question whatever it has to compare, and so may a whole module's tests of one viewer."""
+
 Answer = dict[str, Any]
 Asker = tuple[Role, str] | None
 SERVICE: Asker = (Role.SERVICE, "the platform")
@@ -246,9 +256,8 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
     owner_url = in_database(servers.database_url, database)
     template = logins(Settings(database_url=servers.database_url))
     named: dict[str, Any] = {f"{name}_database_url": in_database(getattr(template, name), database) for name in LOGINS}
-    configured = Settings(
-        home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **named, **settings
-    )
+    settings = WIDE_LIMITS | named | settings
+    configured = Settings(home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **settings)
     queue = await open_queue(servers.redis_url)
     await queue.flushdb()
     await queue.aclose(close_connection_pool=True)

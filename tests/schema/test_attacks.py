@@ -22,11 +22,12 @@ from graphql import (
 
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings
 from schema.node import global_id
 from schema.root import SCHEMA
 from tests.attacks import ATTACKS
 from tests.household import ADMIN, CHILD, NOBODY, STRANGER, cursors, move_in, node_ids
-from tests.platform import Answer, Asker, Platform, new_platform
+from tests.platform import WIDE_LIMITS, Answer, Asker, Platform, new_platform
 from tests.schema.test_statements import sent_by
 
 ADA: Asker = (Role.ADMIN, ADMIN)
@@ -59,7 +60,8 @@ TEXTS = (
 @pytest.fixture(scope="module")
 async def platform(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
     """In production, with as much to spend as the attacks need, and the household's people."""
-    settings: dict[str, Any] = {"environment": "production", "cost_restore_rate": 0}
+    defaults = {name: Settings.model_fields[name].default for name in WIDE_LIMITS}
+    settings = defaults | {"environment": "production", "cost_restore_rate": 0}
     async with new_platform(servers, tmp_path_factory.mktemp("platform"), **settings) as running:
         await move_in(running)
         yield running

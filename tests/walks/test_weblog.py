@@ -102,7 +102,8 @@ async def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     if request.param == "the last day":
         lines = [line for line in lines if line.at.date() == lines[-1].at.date()]
     later = until_yesterday(lines, datetime.now(UTC).date())
-    with serving(home, QUESTLOG_TRUSTED_PROXIES="127.0.0.1") as installation:
+    wide = {"QUESTLOG_QUESTION_COST": "20000", "QUESTLOG_COST_RESTORE_RATE": "0"}
+    with serving(home, QUESTLOG_TRUSTED_PROXIES="127.0.0.1", **wide) as installation:
         settings = with_secret(Settings(home=home))
         tokens = {role: sign_token(settings, user_id=f"the {role}", role=role) for role in SIGNED}
         api = Caller(installation.url, tokens)
