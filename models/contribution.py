@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date
+from datetime import UTC, date, datetime
+from enum import IntEnum
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
 from models.catalogue import Item, Kind, Title
-from models.engagement import CATEGORIES
+from models.engagement import CATEGORIES, without_end
 from models.page import load_key
 from models.session import Session, StoredEvent, order
 from models.taxonomy import (
@@ -30,6 +31,22 @@ from models.taxonomy import (
 Numbers = Mapped[list[int] | None]
 
 
+class View(IntEnum):
+    """What a page view was to its session: each is all that stand before it, too."""
+
+    AGAIN = 0
+    """Another of a page that was viewed in it before, or in no session."""
+    FIRST = 1
+    """The first of its page."""
+    ENTRY = 2
+    """The very first."""
+    BOUNCE = 3
+    """The only one, and the session bounced."""
+
+
+VIEWS = len(View)
+
+
 def _numbers() -> Any:
     return mapped_column(ARRAY(Integer))
 
@@ -38,9 +55,9 @@ class DailyContribution(Base):
     """A UTC day of one subject that had an event.
 
     A page, quest or badge stands in a column by its number in the catalogue, as often as it counts; null is none.
-    `load_keys` tell the load time of each of `page_views`, `visible_seconds` the time of each of `page_exits`.
-    `page_sessions` has each session at its first view of each page, `page_entries` and `page_bounces` at its very
-    first view. `quests_finished` are those completed after they were first started on that day.
+    `page_views` has the page's number times `VIEWS`, and in what is left by it the kind of `View`. `load_keys` tell the
+    load time of each of these, `visible_seconds` the time of each of `page_exits`. `events_by_category` ends with the
+    last category that had one. `quests_finished` are those completed after they were first started on that day.
     """
 
     __tablename__ = "daily_contributions"
@@ -50,9 +67,6 @@ class DailyContribution(Base):
     events_by_category: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     page_views: Numbers = _numbers()
     load_keys: Mapped[list[int | None] | None] = mapped_column(ARRAY(SmallInteger))
-    page_sessions: Numbers = _numbers()
-    page_entries: Numbers = _numbers()
-    page_bounces: Numbers = _numbers()
     page_exits: Numbers = _numbers()
     visible_seconds: Mapped[list[float] | None] = mapped_column(ARRAY(Double))
     quest_views: Numbers = _numbers()
@@ -71,9 +85,7 @@ class Contribution:
     events_by_category: list[int] = field(default_factory=lambda: [0] * len(CATEGORIES))
     page_views: list[str] = field(default_factory=list)
     load_keys: list[int | None] = field(default_factory=list)
-    page_sessions: list[str] = field(default_factory=list)
-    page_entries: list[str] = field(default_factory=list)
-    page_bounces: list[str] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
     page_exits: list[str] = field(default_factory=list)
     visible_seconds: list[float] = field(default_factory=list)
     quest_views: list[str] = field(default_factory=list)
@@ -84,12 +96,14 @@ class Contribution:
     badge_claims: list[str] = field(default_factory=list)
     badges_earned: list[str] = field(default_factory=list)
 
-    def count(self, event: StoredEvent) -> None:
-        """Take the event, which is of this day, into its figures; they come in their order."""
+    def count(self, event: StoredEvent, view: View) -> None:
+        """Take the event, which is of this day, into its figures; they come in their order. A page view is such a
+        `view`."""
         kind = event.kind
         self.events_by_category[CATEGORIES.index(kind.category)] += 1
         if kind is PageView and event.page_path:
             self.page_views.append(event.page_path)
+            self.views.append(view)
             self.load_keys.append(load_key(event.data.get("loadTimeMs")))
         elif kind is PageExit and event.page_path:
             self.page_exits.append(event.page_path)
@@ -101,9 +115,11 @@ class Contribution:
                 self.quests_finished.append(name)
 
     def row(self) -> dict[str, Any]:
-        """Its columns; null in place of what is empty, and of load times where none is known."""
+        """Its columns, and `views` beside them; null in place of what is empty, and of load times where none is
+        known."""
+        told = vars(self) | {"events_by_category": without_end(self.events_by_category)}
         known = any(key is not None for key in self.load_keys)
-        return {name: value or None for name, value in vars(self).items()} | ({} if known else {"load_keys": None})
+        return {name: value or None for name, value in told.items()} | ({} if known else {"load_keys": None})
 
 
 COUNTED: dict[type[EventType], str] = {
@@ -115,7 +131,7 @@ COUNTED: dict[type[EventType], str] = {
     BadgeEarned: "badges_earned",
 }
 KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("page_views", "page_sessions", "page_entries", "page_bounces", "page_exits"), Kind.PAGE),
+    **dict.fromkeys(("page_views", "page_exits"), Kind.PAGE),
     **dict.fromkeys(("quest_views", "quest_starts", "quest_completions", "quests_finished"), Kind.QUEST),
     **dict.fromkeys(("badge_views", "badge_claims", "badges_earned"), Kind.BADGE),
 }
@@ -127,18 +143,22 @@ _TITLE = {Kind.QUEST: "questTitle", Kind.BADGE: "badgeName"}
 def find_contributions(events: Iterable[StoredEvent], sessions: Iterable[Session]) -> dict[date, Contribution]:
     """Of each UTC day with one of the events. A session counts on the day of its first page view, and of a page on the
     day of its first view of that page; on no other day than these."""
+    views = _views(sessions)
     days: defaultdict[date, Contribution] = defaultdict(Contribution)
     for event in sorted(events, key=order):
-        days[_utc_day(event)].count(event)
-    for session in sessions:
-        for path, view in session.first_views.items():
-            if path and (day := days.get(_utc_day(view))):
-                day.page_sessions.append(path)
-                if view is session.views[0]:
-                    day.page_entries.append(path)
-                    if session.is_bounce:
-                        day.page_bounces.append(path)
+        days[_utc_day(event)].count(event, views.get((event.occurred_at, event.event_id), View.AGAIN))
     return dict(days)
+
+
+def _views(sessions: Iterable[Session]) -> dict[tuple[datetime, UUID], View]:
+    """By time and id, what the page views are that a session counts at."""
+    views: dict[tuple[datetime, UUID], View] = {}
+    for session in sessions:
+        for first in session.first_views.values():
+            is_entry = first is session.views[0]
+            view = View.FIRST if not is_entry else View.BOUNCE if session.is_bounce else View.ENTRY
+            views[first.occurred_at, first.event_id] = view
+    return views
 
 
 def find_titles(events: Iterable[StoredEvent]) -> dict[Item, Title]:

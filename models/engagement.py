@@ -24,7 +24,8 @@ MILLISECONDS_AN_HOUR = 3_600_000
 
 class DailyActivity(Base):
     """A local day of one subject that had an event. Sessions belong to the day on which they opened; their lengths
-    are in milliseconds, and each is closed from its `open_until` on."""
+    are in milliseconds, and each is closed from its `open_until` on. `events_by_category` ends with the last category
+    that had one."""
 
     __tablename__ = "daily_activity"
 
@@ -35,9 +36,14 @@ class DailyActivity(Base):
     visited: Mapped[bool]
     active: Mapped[bool]
     logins: Mapped[int] = mapped_column(Integer)
-    quests_viewed: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    quests_viewed: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     session_lengths: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     sessions_open_until: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
+
+
+def without_end(counts: Sequence[int]) -> list[int]:
+    """The counts up to the last that is not 0."""
+    return list(counts[: max((place for place, count in enumerate(counts, 1) if count), default=0)])
 
 
 @dataclass
@@ -97,7 +103,7 @@ class KeptDay(NamedTuple):
     visited: bool
     active: bool
     logins: int
-    quests_viewed: list[str]
+    quests_viewed: list[str] | None
     session_lengths: list[int]
     sessions_open_until: list[datetime]
 
@@ -179,7 +185,7 @@ def engagement(
         median_session_minutes=median(closed) / MILLISECONDS_A_MINUTE if closed else None,
         time_on_platform_hours=sum(lengths) / MILLISECONDS_AN_HOUR,
         logins=sum(day.logins for day in kept.values()),
-        quests_viewed=len({quest for day in kept.values() for quest in day.quests_viewed}),
+        quests_viewed=len({quest for day in kept.values() for quest in day.quests_viewed or ()}),
         quests_started=len(quests[MilestoneKind.QUEST_STARTED]),
         quests_completed=len(quests[MilestoneKind.QUEST_COMPLETED]),
         quests_abandoned=len(quests[MilestoneKind.QUEST_ABANDONED]),

@@ -1,4 +1,4 @@
-"""The weekly partitions, made ahead of time."""
+"""The weekly partitions: made ahead of time, and their indexes written anew once nothing more comes."""
 
 from datetime import datetime, timedelta
 
@@ -8,9 +8,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from models.horizon import horizon
 
 AHEAD = timedelta(weeks=4)
+QUIET = timedelta(days=8)  # an event may be seven days late
+LARGEST_INDEX = 2**26
 
 
 async def make_partitions(connection: AsyncConnection, now: datetime, anonymize_after_days: int) -> int:
     """Make those that are missing from the horizon to four weeks ahead, and say how many were."""
     since = horizon(now, anonymize_after_days)
     return await connection.scalar(select(func.make_partitions(since, now + AHEAD))) or 0
+
+
+async def rebuild_index(connection: AsyncConnection, now: datetime) -> bool:
+    """Write one B-tree anew, of a week that has been over for 8 days and was never done; false where there is none.
+
+    As it grew in no order, a third of it is empty. Whoever writes to that week waits meanwhile, and whoever reads by
+    that index: so larger ones than 64 MiB, which take longer than some two seconds, stay as they are. It waits for
+    nobody longer than 200 ms, and then raises DBAPIError.
+    """
+    return await connection.scalar(select(func.rebuild_index(now - QUIET, LARGEST_INDEX))) or False

@@ -19,7 +19,8 @@ ENGAGED_SECONDS = 10
 
 
 class UserSession(Base):
-    """A session as it was derived. It is open before `open_until`, and closed from then on."""
+    """A session as it was derived. It is open before `open_until`, and closed from then on. `logout_id` is the event
+    that ended it, where it is a logout."""
 
     __tablename__ = "user_sessions"
 
@@ -29,7 +30,7 @@ class UserSession(Base):
     ended_at: Mapped[datetime]
     open_until: Mapped[datetime]
     first_event_id: Mapped[UUID]
-    last_event_id: Mapped[UUID]
+    logout_id: Mapped[UUID | None]
     device_id: Mapped[UUID | None]
     page_views: Mapped[int]
     events: Mapped[int]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, lru_cache
+from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
@@ -81,9 +82,9 @@ async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int
     for row in rows:
         wanted = set(window(request.today(row.time_zone), days))
         counted = [of_day for day, of_day in msgspec.convert(row.counts, list[tuple[date, list[int]]]) if day in wanted]
-        found[row.subject_key] = [sum(of_category) for of_category in zip(*counted, strict=True)] or [0] * len(
-            CATEGORIES
-        )
+        # Each day's ends with its last category that had any.
+        sums = [sum(of_category) for of_category in zip_longest(*counted, fillvalue=0)]
+        found[row.subject_key] = sums + [0] * (len(CATEGORIES) - len(sums))
     return found
 
 

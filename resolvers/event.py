@@ -7,17 +7,33 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Label, Row, Select, Text, and_, any_, bindparam, func, null, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Label,
+    Row,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.contribution import DailyContribution
 from models.engagement import CATEGORIES
-from models.event import UserActivityEvent
+from models.event import UserActivityEvent, minute_of
 from models.session import LONGEST, UserSession
 from models.taxonomy import EVENT_TYPES, PERSON, Category, Logout, event_type, marked
 from models.text import is_storable
+from models.user import User
 from models.viewer import Role, visible_to
-from resolvers.connection import Key, Order, Page, Slice, columns_of, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, page_of_each, rows_by_key
 from resolvers.errors import BadUserInputError
 from resolvers.request import Fields, Request
 from resolvers.user import users_by_key
@@ -28,7 +44,9 @@ OF_ALL = Order(
 )
 PASSIVE = [name for name, kind in EVENT_TYPES.items() if kind.passive]
 KEY = (UserActivityEvent.subject_key, UserActivityEvent.event_id, UserActivityEvent.occurred_at)
-ALWAYS = (*KEY, UserActivityEvent.event_type, UserActivityEvent.user_id)
+ALWAYS = (*KEY, UserActivityEvent.event_type)
+WHOSE = select(User.user_id).where(User.subject_key == UserActivityEvent.subject_key).scalar_subquery()
+"""Whose an event is; None where nobody signed it."""
 OTHERS = (
     UserActivityEvent.received_at,
     UserActivityEvent.device_id,
@@ -81,7 +99,7 @@ def _with(fields: Fields | None) -> Select[Any]:
     """Events with what these fields need, or with everything."""
     if fields and "data" in fields:
         fields |= {"event_data"}
-    columns = columns_of(ALWAYS, OTHERS, fields)
+    columns = [*columns_of(ALWAYS, OTHERS, fields), needed(WHOSE, {"device_id"}, fields).label("user_id")]
     if fields is None or "session_id" in fields:
         return _with_session(columns)
     return select(*columns, null().label("session_id"))
@@ -92,7 +110,7 @@ def _shown(request: Request, fields: Fields | None = None) -> Select[Any]:
     return _with(fields).where(visible_to(request.viewer, UserActivityEvent.subject_key))
 
 
-def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -> Select[Any]:
+def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[Any]]) -> Select[Any]:
     """Events, each with the session that it belongs to."""
     event, candidate = UserActivityEvent, UserSession
     session = (
@@ -101,7 +119,7 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -
             candidate.started_at,
             candidate.ended_at,
             candidate.first_event_id,
-            candidate.last_event_id,
+            candidate.logout_id,
         )
         .where(
             candidate.subject_key == event.subject_key,
@@ -120,7 +138,7 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[None]]) -
         event.occurred_at <= session.c.ended_at,
         or_(
             event.event_type.in_(PASSIVE),
-            and_(ends, event.event_id == session.c.last_event_id),
+            and_(ends, event.event_id == session.c.logout_id),
             and_(~ends, or_(event.occurred_at > session.c.started_at, event.event_id >= session.c.first_event_id)),
         ),
     )
@@ -149,10 +167,21 @@ async def activity_events(
     request.require(Role.ADMIN)
     if containing is not None and not (isinstance(containing, dict) and is_storable(containing)):
         raise BadUserInputError("containing must be a JSON object, of text and numbers that a payload could hold")
-    statement = _shown(request, fields).where(*wanted.conditions())
+    statement = _by_minute(_shown(request, fields).where(*wanted.conditions()), page, wanted)
     if containing is not None:
         statement = statement.where(UserActivityEvent.event_data.contains(containing))
     return page.slice(await request.reader.rows(page.of(statement)))
+
+
+def _by_minute(statement: Select[Any], page: Page, wanted: EventFilter) -> Select[Any]:
+    """The statement with what its index needs to know of the page and the filter: from which minute to which."""
+    minute = minute_of(UserActivityEvent.occurred_at)
+    newest, oldest = (place and place[0] for place in (page.after, page.before))
+    in_time = [
+        *(minute <= minute_of(literal(at)) for at in (newest, wanted.until) if at),
+        *(minute >= minute_of(literal(at)) for at in (oldest, wanted.since) if at),
+    ]
+    return statement.where(*in_time).order_by(minute.desc() if page.descending else minute)
 
 
 async def events_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:

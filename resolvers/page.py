@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import BigInteger, Text, column, func, select
+from sqlalchemy import BigInteger, Integer, Text, column, func, select
 
 from models.catalogue import CatalogueEntry, Kind
-from models.contribution import DailyContribution
+from models.contribution import VIEWS, DailyContribution
 from models.page import PageViewAnalytics, load_quantiles
 from models.text import is_storable
 from models.viewer import visible_to
@@ -59,7 +59,7 @@ async def unique_users(request: Request, pages: Sequence[int], window: Window) -
         return dict.fromkeys(pages)
     mine = DailyContribution
     views = (
-        select(func.unnest(mine.page_views).label("page"), mine.subject_key)
+        select((func.unnest(mine.page_views, type_=Integer) // VIEWS).label("page"), mine.subject_key)
         .where(window.holds(mine.day), mine.page_views.is_not(None), visible_to(request.viewer, mine.subject_key))
         .subquery()
     )

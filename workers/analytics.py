@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, literal, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
@@ -12,7 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from models.analytics import claim_day
 from models.badge import BadgeAnalytics
 from models.base import Base
-from models.contribution import DailyContribution
+from models.contribution import VIEWS, DailyContribution, View
 from models.horizon import horizon
 from models.page import PageViewAnalytics
 from models.quest import QuestAnalytics
@@ -64,20 +77,21 @@ def _pages(day: date) -> Select[Any]:
         day,
         "page",
         {
-            "views": mine.page_views,
-            "sessions": mine.page_sessions,
-            "entries": mine.page_entries,
-            "bounces": mine.page_bounces,
+            "views": _array(_viewed(View.AGAIN)),
+            "sessions": _array(_viewed(View.FIRST)),
+            "entries": _array(_viewed(View.ENTRY)),
+            "bounces": _array(_viewed(View.BOUNCE)),
             "exits": mine.page_exits,
             # A subject has one row a day: once in it is one user.
-            "unique_users": _once(mine.page_views),
+            "unique_users": _array(_viewed(View.AGAIN).distinct()),
         },
     ).subquery()
-    load = _each(day, page=mine.page_views, key=mine.load_keys).subquery()
+    load = _each(day, view=mine.page_views, key=mine.load_keys).subquery()
+    page = (type_coerce(load.c.view, Integer) // VIEWS).label("page")
     bins = (
-        select(load.c.day, load.c.page, load.c.key, func.count().label("views"))
+        select(load.c.day, page, load.c.key, func.count().label("views"))
         .where(load.c.key.is_not(None))
-        .group_by(load.c.day, load.c.page, load.c.key)
+        .group_by(load.c.day, page, load.c.key)
         .subquery()
     )
     loads = (
@@ -140,8 +154,14 @@ def _counted(day: date, item: str, columns: Mapping[str, Numbers]) -> Select[Any
     return select(found.c.day, found.c[item], *counts).group_by(found.c.day, found.c[item])
 
 
-def _once(numbers: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
-    return func.array(select(func.unnest(numbers)).distinct().correlate(DailyContribution).scalar_subquery())
+def _viewed(least: View) -> Select[Any]:
+    """The pages of the views that are at least this to their session."""
+    view = func.unnest(DailyContribution.page_views, type_=Integer).column_valued("view")
+    return select(view // VIEWS).where(view % VIEWS >= least).correlate(DailyContribution)
+
+
+def _array(numbers: Select[Any]) -> ColumnElement[Any]:
+    return func.array(numbers.scalar_subquery())
 
 
 def _each(day: date, **columns: Numbers) -> Select[Any]:

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import connect
-from models.partition import make_partitions
+from models.partition import make_partitions, rebuild_index
 from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
@@ -35,6 +35,7 @@ SECONDS_A_ROUND = 5
 SECONDS_A_TRANSACTION = 0.5
 SECONDS_BETWEEN_ASSESSMENTS = 5
 SECONDS_ASSESSING = 2
+HOUR_OF_INDEXES = 3  # UTC
 SECONDS_TO_FINISH = 7
 LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
@@ -64,6 +65,15 @@ def create_worker(
                 keep_result=0,
             ),
             cron(refresh_all, second={0, 30}, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(
+                rebuild_indexes,
+                hour=HOUR_OF_INDEXES,
+                minute=set(range(60)),
+                second=45,
+                timeout=SECONDS_OF_ARQ,
+                max_tries=NO_LAST_TRY,
+                keep_result=0,
+            ),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(
                 make_partitions_ahead,
@@ -288,6 +298,15 @@ async def make_partitions_ahead(ctx: dict[str, Any]) -> None:
     except Exception as error:
         logger.warning("partitions could not be made, and are tried again in %d s: %s", LONGEST_PAUSE, _kind(error))
         raise Retry(defer=LONGEST_PAUSE) from error
+
+
+async def rebuild_indexes(ctx: dict[str, Any]) -> None:
+    """Write anew one index that a week that is over has left half empty."""
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            await rebuild_index(connection, datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
+        logger.warning("an index could not be written anew, and is with the next minute: %s", _kind(error))
 
 
 async def _begin(ctx: dict[str, Any]) -> None:

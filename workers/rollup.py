@@ -34,9 +34,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from models.analytics import mark_days
 from models.base import unnest
 from models.catalogue import Item, Title, note_titles, numbers_of
-from models.contribution import KINDS, DailyContribution, find_contributions, find_titles
+from models.contribution import KINDS, VIEWS, DailyContribution, find_contributions, find_titles
 from models.device import TIME_ZONE, Device
-from models.engagement import DailyActivity, Day, find_days
+from models.engagement import DailyActivity, Day, find_days, without_end
 from models.error import note_groups
 from models.event import UserActivityEvent
 from models.horizon import horizon
@@ -53,7 +53,7 @@ from models.rollup import (
     stretch_around,
 )
 from models.session import LONGEST, Session, StoredEvent, UserSession, find_sessions
-from models.taxonomy import EVENT_TYPES, BadgeViewed, Category, PageExit, PageView, QuestViewed
+from models.taxonomy import EVENT_TYPES, BadgeViewed, Category, Logout, PageExit, PageView, QuestViewed
 from models.user import User
 from models.user_agent import describe
 from workers.risk import assess_soon
@@ -312,7 +312,7 @@ def _session_row(subject_key: UUID, session: Session) -> Row:
         "ended_at": session.ended_at,
         "open_until": session.open_until,
         "first_event_id": session.first.event_id,
-        "last_event_id": session.last.event_id,
+        "logout_id": session.last.event_id if session.last.kind is Logout else None,
         "device_id": session.first.device_id,
         "page_views": session.page_views,
         "events": session.events,
@@ -327,11 +327,11 @@ def _day_row(day: date, figures: Day) -> Row:
     return {
         "day": day,
         "events": figures.events,
-        "events_by_category": figures.events_by_category,
+        "events_by_category": without_end(figures.events_by_category),
         "visited": figures.visited,
         "active": figures.active,
         "logins": figures.logins,
-        "quests_viewed": sorted(figures.quests_viewed),
+        "quests_viewed": sorted(figures.quests_viewed) or None,
         "session_lengths": [
             (session.ended_at - session.started_at) // timedelta(milliseconds=1) for session in figures.sessions
         ],
@@ -347,6 +347,8 @@ async def _give_numbers(connection: AsyncConnection, rewrites: Iterable[Rewrite]
     for row in rows:
         for column, kind in KINDS.items():
             row[column] = row[column] and [numbers[Item(kind, name)] for name in row[column]]
+        if views := row.pop("views"):
+            row["page_views"] = [VIEWS * page + view for page, view in zip(row["page_views"], views, strict=True)]
 
 
 async def _write(connection: AsyncConnection, rewrites: Iterable[Rewrite]) -> Counter[str]:

@@ -98,7 +98,10 @@ async def stored(platform: Platform, user_id: str) -> list[Answer]:
     await platform.settle()
     async with platform.superuser.connect() as connection:
         rows = await connection.scalars(
-            text("SELECT to_jsonb(e) FROM user_activity_events e WHERE user_id = :user_id ORDER BY occurred_at"),
+            text(
+                "SELECT to_jsonb(e) FROM user_activity_events e JOIN users USING (subject_key)"
+                " WHERE user_id = :user_id ORDER BY occurred_at"
+            ),
             {"user_id": user_id},
         )
         return list(rows)
@@ -443,7 +446,8 @@ async def test_a_request_has_1_to_500_events(platform: Platform, count: int, tak
 
 
 STRANGERS = """
-SELECT subject_key, devices.device_id, event_type, user_id FROM devices JOIN user_activity_events USING (subject_key)
+SELECT subject_key, devices.device_id, event_type, user_id
+FROM devices JOIN user_activity_events USING (subject_key) LEFT JOIN users USING (subject_key)
 WHERE event_id = ANY (:ids) ORDER BY occurred_at
 """
 

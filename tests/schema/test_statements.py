@@ -260,6 +260,24 @@ async def test_no_nested_question_reads_the_events_from_end_to_end(
     assert found <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
 
 
+@pytest.mark.parametrize("asked", ['first: 20, after: "{cursor}"', 'last: 20, before: "{cursor}"', 'to: "{time}"'])
+async def test_everybodys_events_are_found_by_the_index_of_minutes(platform: Platform, asked: str) -> None:
+    query = "{ activityEvents(first: 50) { nodes { occurredAt } pageInfo { endCursor } } }"
+    page = (await platform.data(query, ADMIN))["activityEvents"]
+    asked = asked.format(cursor=page["pageInfo"]["endCursor"], time=page["nodes"][-1]["occurredAt"])
+    with sent_by(platform) as sent:
+        await platform.data(f"{{ activityEvents({asked}) {{ nodes {{ id }} }} }}", ADMIN)
+    ((statement, parameters),) = sent
+    async with platform.api.databases.admin.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        await connection.exec_driver_sql("SET LOCAL enable_sort = off")
+        plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)).scalars())
+    assert re.search(r"Index Scan.* using user_activity_events_\d+_date_bin_idx", plan)
+    assert "Index Cond: (date_bin(" in plan
+    # Sorted is each minute, and not everything.
+    assert plan.count("Sort  (") == plan.count("Incremental Sort  (") > 0
+
+
 @pytest.mark.parametrize("most", [1, 10, 100])
 async def test_figures_of_the_platform_cost_as_many_statements_however_much_is_shown(
     platform: Platform, most: int

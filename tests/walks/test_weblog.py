@@ -49,7 +49,10 @@ OF_DEVICES = """
 SELECT devices.device_id, started_at, ended_at, page_views, events, is_bounce, entry_path, exit_path
 FROM user_sessions JOIN devices USING (subject_key) ORDER BY started_at DESC
 """
-AS_STORED = "SELECT user_id, device_id, user_agent, ip_address FROM user_activity_events WHERE device_id = ANY ($1)"
+AS_STORED = """
+SELECT user_id, device_id, user_agent, ip_address FROM user_activity_events LEFT JOIN users USING (subject_key)
+WHERE device_id = ANY ($1)
+"""
 MOST_AT_ONCE = 16
 SIGNED = (Role.STUDENT, Role.ADMIN, Role.SERVICE)
 BOTS = [re.compile(each["pattern"]) for each in user_agents("crawler_user_agents")]

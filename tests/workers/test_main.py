@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.horizon import horizon
-from models.partition import AHEAD
+from models.partition import AHEAD, rebuild_index
 from models.user import UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
@@ -31,7 +31,7 @@ from tests.recomputation import Event
 from tests.workers.storing import DAYS, NOW, visit
 from workers.batch import GroupCommit
 from workers.event import store
-from workers.main import BATCHES_BEHIND, Rounds, make_partitions_ahead, roll_up_all, store_batch
+from workers.main import BATCHES_BEHIND, Rounds, make_partitions_ahead, rebuild_indexes, roll_up_all, store_batch
 from workers.queue import encode_batch, enqueue, open_queue
 from workers.rollup import SUBJECTS_AT_ONCE
 
@@ -307,3 +307,52 @@ async def test_while_batches_pile_up_few_figures_are_derived(api: Platform, queu
     await queue.delete(default_queue_name)
     await roll_up_all(ctx)
     assert await api.dirty() == 0
+
+
+GROWN = """
+INSERT INTO user_activity_events (subject_key, event_id, occurred_at, received_at, from_service, event_type, event_data)
+SELECT gen_random_uuid(), gen_random_uuid(), $1::timestamptz + number * interval '1 s', $1, false, 'x', '{}'
+FROM generate_series(1, 5000) AS number
+"""
+INDEXES = (
+    "SELECT indexrelid::regclass::text, pg_relation_size(indexrelid), pg_relation_filenode(indexrelid)::bigint"
+    " FROM pg_index JOIN pg_inherits ON inhrelid = indrelid WHERE inhparent = 'user_activity_events'::regclass"
+    " AND pg_get_indexdef(indexrelid) LIKE '%USING btree%' AND pg_relation_size(indexrelid) >= 32768"
+)
+
+
+async def test_indexes_of_weeks_that_are_over_are_written_anew_once(
+    api: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    weeks = [NOW - timedelta(days=ago) for ago in (30, 16, 14, 0)]
+    async with api.superuser.begin() as connection:
+        for at in weeks:
+            await connection.exec_driver_sql(GROWN, (at.replace(hour=1),))
+    grown = await files_of_indexes(api)
+    ctx = {"engine": api.worker_engine}
+    async with api.superuser.begin() as connection:
+        await connection.execute(text("LOCK TABLE user_activity_events IN ROW EXCLUSIVE MODE"))
+        await rebuild_indexes(ctx)
+    assert "an index could not be written anew" in caplog.text
+    assert await files_of_indexes(api) == grown
+    async with api.worker_engine.begin() as connection:
+        while await rebuild_index(connection, NOW):
+            pass
+    rebuilt = await files_of_indexes(api)
+    over = {name for name in grown if _monday(name) + timedelta(days=7) <= (NOW - timedelta(days=8)).date()}
+    assert {name for name in grown if rebuilt[name][1] != grown[name][1]} == over
+    assert 2 <= len(over) < len(grown)
+    assert all(rebuilt[name][0] < grown[name][0] for name in over if name.endswith("_pkey"))
+    await rebuild_indexes(ctx)
+    assert await files_of_indexes(api) == rebuilt
+    assert await rows(api, "SELECT count(*) FROM user_activity_events") == [(20000,)]
+
+
+async def files_of_indexes(api: Platform) -> dict[str, tuple[int, int]]:
+    """The size and the file of each larger B-tree of events, by name."""
+    async with api.superuser.connect() as connection:
+        return {name: (size, file) for name, size, file in await connection.execute(text(INDEXES))}
+
+
+def _monday(index: str) -> date:
+    return datetime.strptime(index.split("_")[3], "%Y%m%d").replace(tzinfo=UTC).date()
