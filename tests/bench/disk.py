@@ -1,7 +1,8 @@
 """How many bytes of PostgreSQL's disk a stored event takes, indexes and roll-ups included.
 
 A million events of the demo's kind: its course taken thirteen times, by other people, stored in the order of time and
-rolled up as they come.
+rolled up as they come. Everything that follows from them is there when it is measured: every learner is assessed, the
+platform's numbers are summed, and what is done in the nights is done.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
 from models.event import TrackedEvent
+from models.partition import rebuild_index
 from questlog.database import logins
 from questlog.demo.course import Course
 from questlog.demo.diary import events
@@ -25,20 +27,20 @@ from questlog.migration import migrate
 from questlog.settings import Settings
 from tests.bench.bare import tracked
 from tests.bench.home import temporary_home
+from tests.bench.school import derive as derive_all
 from workers.event import store
 from workers.rollup import roll_up
 
 COPIES = int(os.environ.get("BENCH_COPIES", "13"))
 BATCH = 500
 BATCHES_A_ROUND = 20
+ROUNDS_BETWEEN_ASSESSMENTS = 10
 SIZES = text("""
     SELECT coalesce(parent.relname, own.relname) AS name, kind, sum(size) AS size
     FROM (
-        SELECT oid AS relid, 'rows' AS kind,
-            pg_relation_size(oid) + coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) AS size
-        FROM pg_class
+        SELECT oid AS relid, 'rows' AS kind, pg_table_size(oid) AS size FROM pg_class
         UNION ALL
-        SELECT indrelid, regexp_replace(pg_get_indexdef(indexrelid), '.*USING ', ''), pg_relation_size(indexrelid)
+        SELECT indrelid, regexp_replace(pg_get_indexdef(indexrelid), '.*USING ', ''), pg_table_size(indexrelid)
         FROM pg_index
     ) AS part
     JOIN pg_class AS own ON own.oid = relid AND own.relkind = 'r' AND own.relnamespace = 'public'::regnamespace
@@ -79,7 +81,10 @@ async def main() -> None:
                     number += (await store(connection, batch, anonymize_after_days=90)).stored
                 if index % BATCHES_A_ROUND == 0:
                     await derive(worker, now)
-            await derive(worker, now)
+                if index % (BATCHES_A_ROUND * ROUNDS_BETWEEN_ASSESSMENTS) == 0:
+                    await derive_all(worker)
+            await derive_all(worker)
+            await rebuild_all(worker, now)
             async with owner.connect() as connection:
                 sizes = (await connection.execute(SIZES)).all()
             await worker.dispose()
@@ -94,6 +99,14 @@ async def derive(worker: AsyncEngine, now: datetime) -> None:
     while True:
         async with worker.begin() as connection:
             if not await roll_up(connection, now, anonymize_after_days=90):
+                return
+
+
+async def rebuild_all(worker: AsyncEngine, now: datetime) -> None:
+    """What is done in the nights: indexes of the weeks that are over are written anew."""
+    while True:
+        async with worker.begin() as connection:
+            if not await rebuild_index(connection, now):
                 return
 
 
