@@ -27,6 +27,7 @@ from tests import recomputation
 from tests.leaks import DOMAIN, EMAILS, INTERFACE, dump, files_of, leaks, planted_events
 from tests.platform import BROWSER, TRACK, UPSERT, Answer, until
 from tests.questlog.test_serve import Installation, serving
+from tests.recomputation import differences
 from tests.weblog import Line, histories, read, unique_users, until_yesterday, user_agents
 
 ONE = "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { accepted userErrors { field code } } }"
@@ -45,6 +46,18 @@ query ($after: String) {
   }
 }
 """
+PAGES = """
+query ($after: String) {
+  pageViews(days: 7, first: 100, after: $after) {
+    nodes {
+      path views uniqueUsers sessions bounceRate medianLoadTimeMs p95LoadTimeMs medianTimeOnPageSeconds
+      daily { dates views uniqueUsers }
+    }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+"""
+NOTHING_WAITS = "SELECT NOT EXISTS (SELECT FROM dirty_spans) AND NOT EXISTS (SELECT FROM dirty_days)"
 OF_DEVICES = """
 SELECT devices.device_id, started_at, ended_at, page_views, events, is_bounce, entry_path, exit_path
 FROM user_sessions JOIN devices USING (subject_key) ORDER BY started_at DESC
@@ -89,6 +102,8 @@ class Replay:
     stored: list[Any]
     of_devices: list[Any]
     of_users: dict[UUID, list[Answer]]
+    pages: list[Answer]
+    asked_at: datetime
     dump: dict[str, bytes]
 
     @property
@@ -116,6 +131,8 @@ async def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             await plant(api)
             await settled(api, home)
             of_users = await sessions_of_users(api)
+            asked_at = datetime.now(UTC)
+            pages = await pages_of_the_log(api)
         superuser_url = EmbeddedServers.running(home).superuser_url
         connection = await asyncpg.connect(superuser_url)
         devices = list({line.device_id for line in lines})
@@ -124,7 +141,19 @@ async def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         await connection.close()
         dumped = await dump(superuser_url)
         installation.end()
-        yield Replay(installation, lines, later, by_visitors, by_service, stored, of_devices, of_users, dumped)
+        yield Replay(
+            installation,
+            lines,
+            later,
+            by_visitors,
+            by_service,
+            stored,
+            of_devices,
+            of_users,
+            pages,
+            asked_at,
+            dumped,
+        )
     shutil.rmtree((home / "servers").resolve())
 
 
@@ -228,13 +257,13 @@ async def refused(api: Caller, headers: Answer, role: Role | None, body: Answer)
 
 
 async def settled(api: Caller, home: Path) -> None:
-    """Return once all that was accepted is stored, and all that is stored derived."""
+    """Return once all that was accepted is stored, all that is stored derived, and all days that changed summed."""
     connection = await asyncpg.connect(EmbeddedServers.running(home).superuser_url)
 
     async def nothing_waits() -> bool:
         intake = (await api.ask(WAITING, Role.ADMIN))["intake"]
         assert intake["setAside"] == 0
-        return bool(intake["waiting"] == 0 and not await connection.fetchval("SELECT count(*) FROM dirty_spans"))
+        return bool(intake["waiting"] == 0 and await connection.fetchval(NOTHING_WAITS))
 
     await until(nothing_waits, seconds=120)
     await connection.close()
@@ -253,6 +282,18 @@ async def sessions_of_users(api: Caller) -> dict[UUID, list[Answer]]:
         if not users["pageInfo"]["hasNextPage"]:
             return found
         after = users["pageInfo"]["endCursor"]
+
+
+async def pages_of_the_log(api: Caller) -> list[Answer]:
+    """All the log's pages as an admin sees them; those that `plant` made up are not among them."""
+    found: list[Answer] = []
+    after = None
+    while True:
+        pages = (await api.ask(PAGES, Role.ADMIN, after=after))["pageViews"]
+        found += [page for page in pages["nodes"] if "[email]" not in page["path"]]
+        if not pages["pageInfo"]["hasNextPage"]:
+            return found
+        after = pages["pageInfo"]["endCursor"]
 
 
 def test_the_log_holds_what_its_source_says() -> None:
@@ -306,6 +347,17 @@ async def test_strangers_sessions_bounces_and_entry_pages_are_those_of_the_slow_
     }
     assert found == expected
     assert {session[4] for sessions in found.values() for session in sessions} == {True, False}
+
+
+async def test_pages_unique_users_and_bounce_rates_are_those_of_the_slow_recomputation(replay: Replay) -> None:
+    devices = list(histories(replay.people, replay.later).values())
+    # Each device is two subjects: one without a token, and the user for whom the SERVICE sent the same.
+    assert differences(recomputation.page_views(devices * 2, replay.asked_at, 7), replay.pages) == []
+    days = set(recomputation.last_utc_days(replay.asked_at, 7))
+    assert {page["path"]: page["uniqueUsers"] for page in replay.pages} == {
+        path: 2 * users for path, users in unique_users(devices, days).items()
+    }
+    assert 0.0 < min(page["bounceRate"] or 1.0 for page in replay.pages) < 1.0
 
 
 async def test_no_bot_is_in_the_tables(replay: Replay) -> None:
