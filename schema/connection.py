@@ -6,6 +6,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import strawberry
 
 from resolvers.connection import Order, Page, Slice, page
+from resolvers.reader import AnyRow
 
 Node = TypeVar("Node")
 
@@ -32,19 +33,35 @@ class PageInfo:
 
 @strawberry.type(description="One entry of a list, and its place.")
 class Edge(Generic[Node]):
-    """A node with its cursor."""
+    """A node with its cursor, which is made where it is asked for."""
 
+    order: strawberry.Private[Order]
+    row: strawberry.Private[AnyRow]
     node: Node = strawberry.field(description="The entry.")
-    cursor: str = strawberry.field(description="Its place: give it as after or before.")
+
+    @strawberry.field(description="Its place: give it as after or before.")
+    def cursor(self) -> str:
+        return self.order.cursor(self.row)
 
 
 @strawberry.type(description="A page of a list.")
 class Connection(Generic[Node]):
     """A page, with and without cursors."""
 
+    found: strawberry.Private[Slice]
     edges: list[Edge[Node]] = strawberry.field(description="The entries with their cursors.")
     nodes: list[Node] = strawberry.field(description="The entries alone.")
-    page_info: PageInfo = strawberry.field(description="Where the page lies.")
+
+    @strawberry.field(description="Where the page lies.")
+    def page_info(self) -> PageInfo:
+        cursors = [self.found.order.cursor(self.found.rows[place]) for place in (0, -1) if self.found.rows]
+        start, end = cursors or (None, None)
+        return PageInfo(
+            has_next_page=self.found.has_next,
+            has_previous_page=self.found.has_previous,
+            start_cursor=start,
+            end_cursor=end,
+        )
 
 
 def asked(order: Order, first: int | None, after: str | None, last: int | None, before: str | None) -> Page:
@@ -60,14 +77,5 @@ def given(value: Any) -> Any:
 def connection(found: Slice, shape: Callable[[Any], Node]) -> Connection[Node]:
     """The page as a connection of nodes."""
     nodes = [shape(row) for row in found.rows]
-    edges = [Edge(node=node, cursor=found.order.cursor(row)) for node, row in zip(nodes, found.rows, strict=True)]
-    return Connection(
-        edges=edges,
-        nodes=nodes,
-        page_info=PageInfo(
-            has_next_page=found.has_next,
-            has_previous_page=found.has_previous,
-            start_cursor=edges[0].cursor if edges else None,
-            end_cursor=edges[-1].cursor if edges else None,
-        ),
-    )
+    edges = [Edge(order=found.order, row=row, node=node) for row, node in zip(found.rows, nodes, strict=True)]
+    return Connection(found=found, edges=edges, nodes=nodes)
