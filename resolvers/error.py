@@ -40,7 +40,11 @@ class ErrorsQuestion:
 
     def conditions(self, request: Request) -> list[ColumnElement[bool]]:
         """The same as SQL, for those that the viewer may see."""
-        wanted = [ErrorEvent.occurred_at >= self.window.since, visible_to(request.viewer, ErrorEvent.subject_key)]
+        wanted = [
+            ErrorEvent.occurred_at >= self.window.since,
+            ErrorEvent.occurred_at < self.window.until,
+            visible_to(request.viewer, ErrorEvent.subject_key),
+        ]
         return [*wanted, ErrorEvent.error_type == self.error_type] if self.error_type else wanted
 
 

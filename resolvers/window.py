@@ -31,6 +31,11 @@ class Window:
         return datetime.combine(self.first, time(0), UTC)
 
     @property
+    def until(self) -> datetime:
+        """The instant it ends, which is not included: what a fast clock has sent of the day after waits for it."""
+        return self.since + timedelta(days=len(self.days))
+
+    @property
     def tells_people_apart(self) -> bool:
         """Whether all of it lies after the horizon."""
         return self.first >= self.unsealed

@@ -28,6 +28,9 @@ LISTS = {
     "User.events": of_sam("events(HERE) { nodes { id } }"),
     "User.sessions": of_sam("sessions(HERE) { nodes { id } }"),
     "LearningJourney.milestones": of_sam("journey { milestones(HERE) { nodes { id } } }"),
+    "atRiskStudents": "atRiskStudents(HERE) { nodes { risk { score } } }",
+    "pageViews": "pageViews(HERE) { nodes { path } }",
+    "ErrorSummary.groups": "errors { groups(HERE) { nodes { id } } }",
 }
 RECENT = of_sam("journey { recentCompletions(first: $n) { xp } }")
 OF_USERS = base64.urlsafe_b64encode(b'["users", "sam"]').decode()

@@ -201,3 +201,17 @@ async def test_errors_stay_in_the_group_that_an_earlier_version_found(platform: 
         "message": "Away",
         "count": 1,
     }
+
+
+async def test_what_a_fast_clock_sent_of_tomorrow_is_none_of_todays_errors(platform: Platform) -> None:
+    await platform.track([sent(timedelta(0), "/", "networkError", message="Tomorrow")])
+    await platform.settle()
+    tomorrow = NOW.replace(hour=0, minute=1) + timedelta(days=1)
+    query = "{ errors(days: 1, errorType: NETWORK_ERROR) { recentErrors { message } groups { nodes { message } } } }"
+    told = {"recentErrors": [{"message": "Tomorrow"}], "groups": {"nodes": [{"message": "Tomorrow"}]}}
+    for at, errors in ((NOW + timedelta(seconds=1), told), (tomorrow, {"recentErrors": [], "groups": {"nodes": []}})):
+        async with platform.superuser.begin() as connection:
+            statement = "UPDATE error_events SET occurred_at = :at WHERE message = 'Tomorrow'"
+            await connection.execute(text(statement), {"at": at})
+            await connection.execute(text("DELETE FROM error_events WHERE message = 'Away'"))
+        assert (await platform.data(query, ADMIN))["errors"] == errors
