@@ -1,5 +1,6 @@
 """The platform's daily numbers: sums of what subjects contributed, taken anew for the days that changed."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
@@ -22,7 +23,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.analytics import claim_day
+from models.analytics import DirtyDay, claim_day
 from models.badge import BadgeAnalytics
 from models.base import Base
 from models.contribution import VIEWS, DailyContribution, View
@@ -45,14 +46,27 @@ async def refresh(
         return None
     day = await claim_day(connection, before)
     if day and day >= horizon(now, anonymize_after_days).date():
-        await _replace(connection, PageViewAnalytics, day, _pages(day))
-        await _replace(connection, QuestAnalytics, day, _quests(day))
-        await _replace(connection, BadgeAnalytics, day, _badges(day))
+        await _sum(connection, day)
     return day
 
 
-async def _replace(connection: AsyncConnection, table: type[Base], day: date, sums: Select[Any]) -> None:
-    """Let the table hold these sums of the day and no others; rows that are the same already stay untouched."""
+async def sum_again(connection: AsyncConnection, day: date) -> Counter[str]:
+    """Sum an unsealed UTC day that nobody marked, after whoever sums; gives by table how many rows were not as they
+    should be. Of a day that is marked none are counted: it was to be summed anyway."""
+    await connection.execute(select(func.pg_advisory_xact_lock(TURN)))
+    marks = await connection.scalars(delete(DirtyDay).where(DirtyDay.day == day).returning(DirtyDay.day))
+    differing = await _sum(connection, day)
+    return Counter() if marks.all() else differing
+
+
+async def _sum(connection: AsyncConnection, day: date) -> Counter[str]:
+    sums = {PageViewAnalytics: _pages(day), QuestAnalytics: _quests(day), BadgeAnalytics: _badges(day)}
+    return Counter({table.__tablename__: await _replace(connection, table, day, of) for table, of in sums.items()})
+
+
+async def _replace(connection: AsyncConnection, table: type[Base], day: date, sums: Select[Any]) -> int:
+    """Let the table hold these sums of the day and no others; rows that are the same already stay untouched. Gives how
+    many do not."""
     fresh = sums.cte("fresh")
     columns = table.__table__.columns
     key = [column for column in columns if column.primary_key]
@@ -62,13 +76,17 @@ async def _replace(connection: AsyncConnection, table: type[Base], day: date, su
     statement = insert(table).from_select(
         [column.name for column in columns], select(*(fresh.c[column.name] for column in columns))
     )
-    await connection.execute(
+    written = (
         statement.on_conflict_do_update(
             index_elements=key,
             set_={column.name: statement.excluded[column.name] for column in values},
             where=or_(*(column.is_distinct_from(statement.excluded[column.name]) for column in values)),
-        ).add_cte(gone)
+        )
+        .returning(columns.day)
+        .cte("written")
     )
+    changed = union_all(select(gone.c.day), select(written.c.day)).subquery()
+    return await connection.scalar(select(func.count()).select_from(changed)) or 0
 
 
 def _pages(day: date) -> Select[Any]:

@@ -17,6 +17,7 @@ from models.event import UserActivityEvent
 from models.horizon import horizon, midnight
 from models.rollup import Span, first_unsealed, lock_number
 from models.user import User
+from workers.analytics import sum_again
 from workers.risk import assess_soon
 from workers.rollup import SUBJECTS_AT_ONCE, claimed_spans, derive_again
 
@@ -62,7 +63,8 @@ async def recompute(
     """Derive again, some subjects a transaction, beside whatever else stores and derives.
 
     Sealed days stay as they are, and so do imported milestones. Whatever was to be derived anyway is derived first,
-    and not counted. To break off and begin again loses nothing but time.
+    and not counted. Where it is not of one subject alone, the platform's numbers are summed again in the end. To break
+    off and begin again loses nothing but time.
     """
     sealed_before = horizon(now, anonymize_after_days)
     after: UUID | None = None
@@ -70,18 +72,30 @@ async def recompute(
         async with engine.begin() as connection:
             subjects = await _held(connection, scope, after)
             if not subjects:
-                return
+                break
             keys = [subject.key for subject in subjects]
-            await derive_again(connection, await claimed_spans(connection, keys), sealed_before)
+            dirty = await claimed_spans(connection, keys)
+            await derive_again(connection, dirty, sealed_before)
             differing = Counter({User.__tablename__: await _see_again(connection, keys, sealed_before)})
             for since, until in await _portions(connection, keys, scope, sealed_before, now):
                 differing += await derive_again(
                     connection, _spans(subjects, since, until, sealed_before), sealed_before
                 )
-            if differing.total():
-                await assess_soon(connection, keys, now)
+            await assess_soon(connection, keys if differing.total() else [span.subject_key for span in dirty], now)
         yield Recomputed(len(subjects), differing)
         after = keys[-1]
+    if scope.subject_key is None:
+        for day in _utc_days(scope, sealed_before, now):
+            async with engine.begin() as connection:
+                differing = await sum_again(connection, day)
+            yield Recomputed(0, differing)
+
+
+def _utc_days(scope: Scope, sealed_before: datetime, now: datetime) -> list[date]:
+    """The days of the scope on which there can be numbers of the platform that are not sealed."""
+    first = max(scope.first_day or date.min, sealed_before.date())
+    last = min(scope.last_day or date.max, now.date() + DAY)
+    return [first + DAY * number for number in range((last - first).days + 1)]
 
 
 def _everybody(scope: Scope) -> Subquery:

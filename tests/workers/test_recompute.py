@@ -253,6 +253,60 @@ async def test_beside_roll_ups_and_stores_figures_end_right(storing: Storing) ->
     assert await again(storing, Scope()) == {}
 
 
+async def test_numbers_of_the_platform_are_put_right_and_counted(storing: Storing) -> None:
+    await learner(storing, *day_with_everything())
+    await again(storing, Scope())
+    right = {table: await storing.rows(f"SELECT *, xmin::text FROM {table} ORDER BY 1, 2") for table in SUMS}
+    assert await again(storing, Scope()) == {}
+    assert {table: await storing.rows(f"SELECT *, xmin::text FROM {table} ORDER BY 1, 2") for table in SUMS} == right
+    day = (TODAY - 2 * DAY).date()
+    for statement in (
+        "UPDATE page_view_analytics SET views = views + 7 WHERE day = :day",
+        "DELETE FROM quest_analytics WHERE day = :day",
+        "INSERT INTO badge_analytics SELECT :day, max(number) + 1, 1, 1, 1 FROM catalogue",
+    ):
+        await storing.rows(statement, day=day)
+    pages, quests = [
+        len([row for row in right[table] if row[0] == day]) for table in ("page_view_analytics", "quest_analytics")
+    ]
+    before = Scope(last_day=day - DAY)
+    assert await again(storing, before) == {}
+    assert await again(storing, Scope()) == {
+        "page_view_analytics": pages,
+        "quest_analytics": quests,
+        "badge_analytics": 1,
+    }
+    for table in SUMS:
+        rows = [row[:-1] for row in await storing.rows(f"SELECT *, xmin::text FROM {table} ORDER BY 1, 2")]
+        assert rows == [row[:-1] for row in right[table]]
+
+
+SUMS = ("page_view_analytics", "quest_analytics", "badge_analytics")
+
+
+async def test_numbers_of_sealed_days_stay(storing: Storing) -> None:
+    later = NOW + timedelta(days=60)
+    sealed = horizon(later, DAYS).date()
+    await again(storing, Scope(), later)
+    wrong = "INSERT INTO badge_analytics SELECT :day, 1000000, 1, 1, 1"
+    for day in (sealed - DAY, sealed):
+        await storing.rows(wrong, day=day)
+    assert await again(storing, Scope(), later) == {"badge_analytics": 1}
+    assert await storing.rows("DELETE FROM badge_analytics WHERE badge = 1000000 RETURNING day") == [(sealed - DAY,)]
+
+
+async def test_whoever_was_dirty_is_assessed_soon(storing: Storing) -> None:
+    name = f"learner {next(NUMBERS)}"
+    key = await storing.know(name)
+    await storing.rows("UPDATE assessments_due SET due_at = :at WHERE subject_key = :key", at=NOW + DAY, key=key)
+    assert await again(storing, Scope(key)) == {}
+    due = "SELECT due_at <= now() FROM assessments_due WHERE subject_key = :key"
+    assert await storing.rows(due, key=key) == [(False,)]
+    await storing.store([as_tracked(visit(NOW - HOUR), name)])
+    assert await again(storing, Scope(key)) == {}
+    assert await storing.rows(due, key=key) == [(True,)]
+
+
 async def test_figures_of_a_device_are_derived_again_too(storing: Storing) -> None:
     device = uuid4()
     await storing.store([replace(as_tracked(visit(NOW - HOUR, device), ""), user_id=None)])
