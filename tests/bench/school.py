@@ -23,7 +23,7 @@ from models.event import TrackedEvent
 from models.guardianship import Guardianship
 from models.risk import AssessmentDue
 from models.rollup import number_dirty
-from models.user import Arrival, User, UserRole, make_known, subjects_of
+from models.user import Arrival, User, UserRole, make_known
 from questlog.database import logins
 from questlog.embedded import EmbeddedServers
 from questlog.migration import migrate
@@ -38,7 +38,7 @@ from workers.rollup import roll_up
 DAYS = 60
 PARENTS = 1000
 PROCESSES = 2
-BATCH = 500
+BATCH = 5000  # more than workers take at once: every transaction waits for the disk
 SUBJECTS_AT_ONCE = 250
 PEOPLE_AT_ONCE = 500
 QUESTS = 400
@@ -181,11 +181,11 @@ async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: 
     learners = [Learner.of(number).user_id for number in numbers]
     roles = dict.fromkeys(learners, UserRole.STUDENT) | dict.fromkeys(parents(size), UserRole.PARENT)
     await make_known(connection, [Arrival(user_id, role, now) for user_id, role in roles.items()])
-    people = await subjects_of(connection, list(roles))
+    people = dict((await connection.execute(select(User.user_id, User.subject_key))).tuples().all())
     told = unnest(
         [User.subject_key, User.display_name, User.time_zone],
         [
-            (people[user_id].key, f"{random.choice(NAMES)} {user_id.rpartition('-')[2]}", random.choice(ZONES))
+            (people[user_id], f"{random.choice(NAMES)} {user_id.rpartition('-')[2]}", random.choice(ZONES))
             for user_id in roles
         ],
     )
@@ -195,10 +195,9 @@ async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: 
         .values(display_name=told.c.display_name, time_zone=told.c.time_zone)
     )
     pairs = [(parent, Learner.of(child).user_id) for parent in parents(size) for child in random.sample(range(of), k=2)]
-    children = await subjects_of(connection, sorted({child for _, child in pairs}))
     links = unnest(
         [Guardianship.subject_key, Guardianship.guardian_key, Guardianship.linked_at],
-        [(children[child].key, people[parent].key, now) for parent, child in pairs],
+        [(people[child], people[parent], now) for parent, child in pairs],
     )
     await connection.execute(insert(Guardianship).from_select(links.c.keys(), links.select()))
 
