@@ -254,7 +254,8 @@ async def test_beside_roll_ups_and_stores_figures_end_right(storing: Storing) ->
 
 
 async def test_numbers_of_the_platform_are_put_right_and_counted(storing: Storing) -> None:
-    await learner(storing, *day_with_everything())
+    page = Event(uuid4(), TODAY - 2 * DAY, "page_view", {}, UUID(int=1), page_path="/maps")
+    await learner(storing, page, *day_with_everything())
     await again(storing, Scope())
     right = {table: await storing.rows(f"SELECT *, xmin::text FROM {table} ORDER BY 1, 2") for table in SUMS}
     assert await again(storing, Scope()) == {}
@@ -269,6 +270,8 @@ async def test_numbers_of_the_platform_are_put_right_and_counted(storing: Storin
     pages, quests = [
         len([row for row in right[table] if row[0] == day]) for table in ("page_view_analytics", "quest_analytics")
     ]
+    assert pages
+    assert quests
     before = Scope(last_day=day - DAY)
     assert await again(storing, before) == {}
     assert await again(storing, Scope()) == {
