@@ -110,6 +110,6 @@ def seconds_until(most: int, previous: int, previous_ends_in: float, current: in
     """
     if most < 0:
         return MINUTE
-    if previous and current <= most:
-        return max(0.0, previous_ends_in - MINUTE * (most - current) / previous)
-    return max(0.0, current_ends_in - MINUTE * most / current) if current else 0.0
+    if current <= most:
+        return max(0.0, previous_ends_in - MINUTE * (most - current) / previous) if previous else 0.0
+    return current_ends_in - MINUTE * most / current

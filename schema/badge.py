@@ -15,14 +15,16 @@ class BadgePopularity:
     number: strawberry.Private[int]
     window: strawberry.Private[Window]
     badge_id: strawberry.ID = strawberry.field(description="The platform's id of the badge.")
-    badge_name: str | None = strawberry.field(description="The name last sent of it.")
+    badge_name: str | None = strawberry.field(
+        description="What it is called, by the name last sent of it; null where none was."
+    )
     views: int = strawberry.field(description="How often it was looked at.")
     claims: int = strawberry.field(description="How often it was claimed.")
     earned: int = strawberry.field(description="How often it was earned.")
 
     @strawberry.field(
-        description="Of those who looked at it, the share that claimed it; null where nobody did, or the days reach "
-        "past the horizon, where nobody can be told apart."
+        description="Of those who looked at it, the share that claimed it; null where nobody did, or the days "
+        "reach back to anonymised events, where nobody can be told apart."
     )
     async def claim_rate(self, info: Info) -> float | None:
         return await info.context.load(badges.claim_rates, self.number, self.window)

@@ -21,14 +21,18 @@ Last = Annotated[int | None, strawberry.argument(description="So many from the e
 Before = Annotated[str | None, strawberry.argument(description="Only what comes before this cursor.")]
 
 
-@strawberry.type(description="Where a page lies in its list.")
+@strawberry.type(description="Where a page lies in its list, and whether there is more beside it.")
 class PageInfo:
     """The contract's PageInfo."""
 
     has_next_page: bool = strawberry.field(description="Whether there is more after this page.")
     has_previous_page: bool = strawberry.field(description="Whether there is more before this page.")
-    start_cursor: str | None = strawberry.field(description="The cursor of the first edge.")
-    end_cursor: str | None = strawberry.field(description="The cursor of the last edge.")
+    start_cursor: str | None = strawberry.field(
+        description="Where the page begins: give it as before to get what comes before; null for an empty page."
+    )
+    end_cursor: str | None = strawberry.field(
+        description="Where the page ends: give it as after to get what follows; null for an empty page."
+    )
 
 
 @strawberry.type(description="One entry of a list, and its place.")
@@ -37,22 +41,24 @@ class Edge(Generic[Node]):
 
     order: strawberry.Private[Order]
     row: strawberry.Private[AnyRow]
-    node: Node = strawberry.field(description="The entry.")
+    node: Node = strawberry.field(description="The entry itself.")
 
-    @strawberry.field(description="Its place: give it as after or before.")
+    @strawberry.field(
+        description="Its place in the list, opaque: give it as after or before. It stays where it is whatever is added."
+    )
     def cursor(self) -> str:
         return self.order.cursor(self.row)
 
 
-@strawberry.type(description="A page of a list.")
+@strawberry.type(description="A page of a list, with and without the place of each entry.")
 class Connection(Generic[Node]):
     """A page, with and without cursors."""
 
     found: strawberry.Private[Slice]
-    edges: list[Edge[Node]] = strawberry.field(description="The entries with their cursors.")
-    nodes: list[Node] = strawberry.field(description="The entries alone.")
+    edges: list[Edge[Node]] = strawberry.field(description="The entries, each with its place in the list.")
+    nodes: list[Node] = strawberry.field(description="The entries without their places.")
 
-    @strawberry.field(description="Where the page lies.")
+    @strawberry.field(description="Whether there is more, and where to go on.")
     def page_info(self) -> PageInfo:
         cursors = [self.found.order.cursor(self.found.rows[place]) for place in (0, -1) if self.found.rows]
         start, end = cursors or (None, None)

@@ -19,15 +19,15 @@ from schema.scalars import BigInt
 class ErrorEvent(Node):
     """The contract's ErrorEvent."""
 
-    error_type: ErrorType = strawberry.field(description="What kind of error it is.")
-    message: str | None = strawberry.field(description="What it says; gone past the horizon, like all its texts.")
+    error_type: ErrorType = strawberry.field(description="Whether a script, a server or the network failed.")
+    message: str | None = strawberry.field(description="What it says; null once it is anonymised, like all its texts.")
     stack: str | None = strawberry.field(description="Where it was raised, as the browser writes it.")
     component: str | None = strawberry.field(description="The component that reported it.")
-    page_path: str | None = strawberry.field(description="The page it happened on.")
+    page_path: str | None = strawberry.field(description="The path of the page that it happened on.")
     endpoint: str | None = strawberry.field(description="What was asked, where a request failed.")
     status_code: int | None = strawberry.field(description="The HTTP status, where there was an answer.")
-    release: str | None = strawberry.field(description="The platform's version.")
-    occurred_at: datetime = strawberry.field(description="When it happened.")
+    release: str | None = strawberry.field(description="The version of the platform that the page belonged to.")
+    occurred_at: datetime = strawberry.field(description="When it happened, by the browser's clock.")
 
     @classmethod
     def of(cls, row: AnyRow) -> "ErrorEvent":
@@ -46,11 +46,11 @@ class ErrorEvent(Node):
         )
 
 
-@strawberry.type(description="Errors that are the same.")
+@strawberry.type(description="Errors that are taken for the same, with how often and to how many they happened.")
 class ErrorGroup(Node):
     """The contract's ErrorGroup."""
 
-    error_type: ErrorType = strawberry.field(description="What kind of error it is.")
+    error_type: ErrorType = strawberry.field(description="Whether a script, a server or the network failed.")
     message: str | None = strawberry.field(description="What the latest of them says.")
     culprit: str | None = strawberry.field(
         description="What the latest points to: its component, else the top frame of its stack, else its endpoint."
@@ -58,11 +58,12 @@ class ErrorGroup(Node):
     count: int = strawberry.field(description="How many of these days; of the last 7 where it is fetched by its id.")
     users_affected: int | None = strawberry.field(
         description="Distinct users, and devices without one, whom they befell on these days; null where the days "
-        "reach past the horizon, where nobody can be told apart."
+        "reach back to anonymised events, where nobody "
+        "can be told apart."
     )
     first_seen: datetime = strawberry.field(description="When the first of them ever happened.")
     last_seen: datetime = strawberry.field(description="When the last of them ever happened.")
-    sample: ErrorEvent | None = strawberry.field(description="The latest of them.")
+    sample: ErrorEvent | None = strawberry.field(description="The latest error of the group, in full.")
 
     @classmethod
     def of(cls, row: AnyRow) -> "ErrorGroup":
@@ -84,8 +85,8 @@ class ErrorGroup(Node):
 class ErrorTypeCount:
     """The contract's ErrorTypeCount."""
 
-    error_type: ErrorType = strawberry.field(description="The type.")
-    count: BigInt = strawberry.field(description="How many, 0 included.")
+    error_type: ErrorType = strawberry.field(description="Which type is counted.")
+    count: BigInt = strawberry.field(description="How many there were; 0 where there was none.")
 
 
 @strawberry.type(description="The errors of the last UTC days, today included.")
@@ -115,10 +116,10 @@ class ErrorSummary:
         wanted = asked(errors.MOST_RECENT, first, after, last, before)
         return connection(await errors.error_groups(info.context, self.question, wanted), ErrorGroup.of)
 
-    @strawberry.field(description="The newest of them.")
+    @strawberry.field(description="The errors themselves, newest first.")
     async def recent_errors(
         self,
         info: Info,
-        first: Annotated[int, strawberry.argument(description="How many, 1 to 100.")] = 10,
+        first: Annotated[int, strawberry.argument(description="How many errors, 1 to 100.")] = 10,
     ) -> list[ErrorEvent]:
         return [ErrorEvent.of(row) for row in await errors.recent_errors(info.context, self.question, first)]

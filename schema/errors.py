@@ -1,7 +1,6 @@
 """Errors as clients get them: each with a code, and nothing told of what went wrong inside."""
 
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -9,35 +8,34 @@ from uuid import uuid4
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from resolvers.errors import RequestError
+from schema.coercion import LiteralError, Path, place_of
 
 logger = logging.getLogger(__name__)
 
 Error = dict[str, Any]
 
-# What graphql-core says where it could not coerce a variable: the path stands in the message alone.
-_COERCION = re.compile(r"Variable '\$(?P<name>\w+)' has invalid value(?: at (?P<path>[\w.\[\]]+))?:")
-
 
 def formatted(error: GraphQLError) -> Error:
-    """The error as it is sent. One of ours keeps its message and code; any other is logged and masked, with the id
-    under which it stands in the log."""
+    """The error as it is sent. One of ours keeps its message and code, and so does what GraphQL itself finds wrong with
+    a request; any other is logged and masked, with the id under which it stands in the log."""
     cause = error.original_error
     if isinstance(cause, RequestError):
         return {**error.formatted, "extensions": cause.extensions}
-    if error.path and error.message.startswith("Argument "):
-        return {**error.formatted, "extensions": {"code": "BAD_USER_INPUT"}}
-    if error.path or (cause is not None and not isinstance(cause, GraphQLError)):
-        return {**error.formatted, **masked(cause or error)}
-    if isinstance(error, GraphQLSyntaxError):
-        return {**error.formatted, "extensions": {"code": "GRAPHQL_PARSE_FAILED"}}
-    if coercion := _COERCION.match(error.message):
-        path = [coercion["name"], *re.findall(r"\w+", coercion["path"] or "")]
-        return {
-            **error.formatted,
-            "path": [int(part) if part.isdecimal() else part for part in path],
-            "extensions": {"code": "BAD_USER_INPUT"},
-        }
-    return {**error.formatted, "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}
+    if cause is None or isinstance(cause, GraphQLError):
+        if place := place_of(error):
+            code = "GRAPHQL_VALIDATION_FAILED" if isinstance(error, LiteralError) else "BAD_USER_INPUT"
+            return {**error.formatted, "path": _path(error, place), "extensions": {"code": code}}
+        if not error.path:
+            code = "GRAPHQL_PARSE_FAILED" if isinstance(error, GraphQLSyntaxError) else "GRAPHQL_VALIDATION_FAILED"
+            return {**error.formatted, "extensions": {"code": code}}
+    return {**error.formatted, **masked(cause or error)}
+
+
+def _path(error: GraphQLError, place: Path) -> Path:
+    """The field that has no answer for it, where there is one, and the way into its argument."""
+    if error.path is None:
+        return place
+    return [*error.path, *(place if len(place) > 1 else ())]
 
 
 def all_formatted(errors: Sequence[GraphQLError]) -> list[Error]:

@@ -7,10 +7,10 @@ import strawberry
 
 from resolvers.guardianship import Link
 from resolvers.user import Refusal
+from schema.enums import enum
 from schema.user import Person
 
 
-@strawberry.enum(description="What is wrong with a part of what was sent.")
 class UserErrorCode(StrEnum):
     """The contract's UserErrorCode."""
 
@@ -20,13 +20,25 @@ class UserErrorCode(StrEnum):
     ALREADY_DONE = "ALREADY_DONE"
 
 
+enum(
+    UserErrorCode,
+    "What is wrong with a part of what was sent.",
+    INVALID="A value is out of its range, or does not fit the others.",
+    NOT_FOUND="There is nobody, or nothing, of this id.",
+    FORBIDDEN="Whoever sent it may not do this.",
+    ALREADY_DONE="Things are as asked for already; nothing was changed.",
+)
+
+
 @strawberry.type(description="Why a part of what was sent was not taken.")
 class UserError:
     """The contract's UserError."""
 
-    field: list[str] = strawberry.field(description="The field at fault, from the input down.")
-    code: UserErrorCode = strawberry.field(description="What is wrong with it.")
-    message: str = strawberry.field(description="The same in words.")
+    field: list[str] = strawberry.field(
+        description="What is at fault, as the names of the fields that lead to it from the input down."
+    )
+    code: UserErrorCode = strawberry.field(description="What is wrong, for a program to act on.")
+    message: str = strawberry.field(description="What is wrong, for people to read.")
 
     @classmethod
     def of(cls, refusal: Refusal) -> "UserError":
@@ -34,32 +46,35 @@ class UserError:
         return cls(field=refusal.field, code=UserErrorCode(refusal.code), message=refusal.message)
 
 
-@strawberry.input(description="A link to make, or to change the end of.")
+@strawberry.input(
+    description="Which guardian may see which child, and until when; where they are linked already, until when."
+)
 class LinkGuardianInput:
     """The contract's LinkGuardianInput."""
 
-    guardian_id: strawberry.ID = strawberry.field(description="A user with role PARENT.")
-    child_id: strawberry.ID = strawberry.field(description="A user with role STUDENT.")
+    guardian_id: strawberry.ID = strawberry.field(description="Who may look: the id of a user with role PARENT.")
+    child_id: strawberry.ID = strawberry.field(description="Whom they may see: the id of a user with role STUDENT.")
     expires_at: datetime | None = strawberry.field(
-        default=strawberry.UNSET, description="When it ends by itself; left out or null: never."
+        default=strawberry.UNSET,
+        description="When the guardian stops seeing the child by itself; left out or null: never.",
     )
 
 
-@strawberry.input(description="A link to end.")
+@strawberry.input(description="Which guardian shall no longer see which child.")
 class UnlinkGuardianInput:
     """The contract's UnlinkGuardianInput."""
 
-    guardian_id: strawberry.ID = strawberry.field(description="The guardian.")
-    child_id: strawberry.ID = strawberry.field(description="The child.")
+    guardian_id: strawberry.ID = strawberry.field(description="Who shall no longer look: that user's id.")
+    child_id: strawberry.ID = strawberry.field(description="Whom they shall no longer see: that user's id.")
 
 
 @strawberry.type(description="Who is linked now, or is no more.")
 class GuardianshipPayload:
     """The contract's GuardianshipPayload."""
 
-    guardian: Person | None = strawberry.field(description="The guardian, where they are kept.")
-    child: Person | None = strawberry.field(description="The child, where they are kept.")
-    user_errors: list[UserError] = strawberry.field(description="Why nothing was done.")
+    guardian: Person | None = strawberry.field(description="Who looks; null where there is no such user.")
+    child: Person | None = strawberry.field(description="Whom they see; null where there is no such user.")
+    user_errors: list[UserError] = strawberry.field(description="Why nothing was changed; empty where it was.")
 
     @classmethod
     def of(cls, link: Link) -> "GuardianshipPayload":

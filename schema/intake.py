@@ -10,15 +10,28 @@ from workers.ledger import Ledger
 class IntakeStatus:
     """The contract's IntakeStatus."""
 
-    accepted: BigInt = strawberry.field(description="At rest the sum of the five below.")
-    stored: BigInt = strawberry.field(description="Kept in the tables.")
-    duplicate: BigInt = strawberry.field(description="Sent again, and kept once.")
-    withdrawn: BigInt = strawberry.field(description="No longer to be kept by the time they were to be stored.")
-    waiting: BigInt = strawberry.field(description="In the queue.")
-    set_aside: BigInt = strawberry.field(description="That could not be stored: questlog set-aside lists them.")
-    oldest_waiting_seconds: float | None = strawberry.field(description="Since the oldest in the queue was accepted.")
-    workers: int = strawberry.field(description="Workers that were alive within the last 10 seconds.")
-    last_error: str | None = strawberry.field(description="When a worker last failed, and at what.")
+    accepted: BigInt = strawberry.field(
+        description="Events that were ever acknowledged: at rest, all of the five figures below together."
+    )
+    stored: BigInt = strawberry.field(description="Events that are kept in the database.")
+    duplicate: BigInt = strawberry.field(description="Events that were sent again, and are kept once.")
+    withdrawn: BigInt = strawberry.field(
+        description="Events that might no longer be kept when their turn came: consent or the person had gone, or "
+        "their day was closed."
+    )
+    waiting: BigInt = strawberry.field(description="Events in the queue, which a worker will store.")
+    set_aside: BigInt = strawberry.field(
+        description="Events that could not be stored: the command questlog set-aside lists them."
+    )
+    oldest_waiting_seconds: float | None = strawberry.field(
+        description="How long the oldest event in the queue has been there; null where there is none."
+    )
+    workers: int = strawberry.field(
+        description="How many processes that store events were alive within the last 10 seconds."
+    )
+    last_error: str | None = strawberry.field(
+        description="When a worker last failed, and at what; null where none did."
+    )
 
     @classmethod
     def of(cls, ledger: Ledger) -> "IntakeStatus":

@@ -17,23 +17,25 @@ from schema.scalars import BigInt
 from schema.selection import selected
 
 
-@strawberry.type(description="XP earned in one pillar.")
+@strawberry.type(description="Experience points (XP) that a learner earned in one area of learning.")
 class PillarXp:
     """The contract's PillarXp."""
 
-    pillar: str = strawberry.field(description="The pillar's name.")
-    xp: BigInt = strawberry.field(description="All XP in it, never 0.")
+    pillar: str = strawberry.field(description="The area of learning, by the name that the platform gives it.")
+    xp: BigInt = strawberry.field(description="All experience points in it, never 0.")
 
 
-@strawberry.type(description="A quest, completed once.")
+@strawberry.type(description="That a learner completed a quest, once.")
 class QuestCompletion:
     """The contract's QuestCompletion."""
 
     quest_id: strawberry.ID = strawberry.field(description="The platform's id of the quest.")
-    quest_title: str | None = strawberry.field(description="Its title, where it was sent.")
-    completed_at: datetime = strawberry.field(description="When.")
-    xp: int = strawberry.field(description="XP earned by it.")
-    pillar: str | None = strawberry.field(description="The pillar that the XP counts for.")
+    quest_title: str | None = strawberry.field(description="What it is called; null where that was not sent.")
+    completed_at: datetime = strawberry.field(description="When the learner finished it.")
+    xp: int = strawberry.field(description="Experience points that the learner gained by it; 0 where none were sent.")
+    pillar: str | None = strawberry.field(
+        description="The area of learning that the XP counts for; null where none was sent."
+    )
 
     @classmethod
     def of(cls, row: AnyRow) -> "QuestCompletion":
@@ -51,13 +53,21 @@ class QuestCompletion:
 class Milestone(Node):
     """The contract's Milestone."""
 
-    kind: MilestoneKind = strawberry.field(description="What was done.")
-    occurred_at: datetime = strawberry.field(description="When.")
-    quest_id: strawberry.ID | None = strawberry.field(description="The quest, where it concerns one.")
-    badge_id: strawberry.ID | None = strawberry.field(description="The badge, where it concerns one.")
-    title: str | None = strawberry.field(description="The quest's, task's or badge's title, where it was sent.")
-    xp: int = strawberry.field(description="XP earned by it.")
-    pillar: str | None = strawberry.field(description="The pillar that the XP counts for.")
+    kind: MilestoneKind = strawberry.field(description="What the learner did.")
+    occurred_at: datetime = strawberry.field(description="When it was done.")
+    quest_id: strawberry.ID | None = strawberry.field(
+        description="The platform's id of the quest that it belongs to; null where it belongs to none."
+    )
+    badge_id: strawberry.ID | None = strawberry.field(
+        description="The platform's id of the badge; null where it is about none."
+    )
+    title: str | None = strawberry.field(
+        description="What the quest, task or badge is called; null where that was not sent."
+    )
+    xp: int = strawberry.field(description="Experience points that the learner gained by it; 0 where none were sent.")
+    pillar: str | None = strawberry.field(
+        description="The area of learning that the XP counts for; null where none was sent."
+    )
 
     @classmethod
     def of(cls, row: AnyRow) -> "Milestone":
@@ -94,13 +104,13 @@ class LearningJourney:
     async def recent_completions(
         self,
         info: Info,
-        first: Annotated[int, strawberry.argument(description="How many, 1 to 100.")] = 5,
+        first: Annotated[int, strawberry.argument(description="How many quests, 1 to 100.")] = 5,
     ) -> list[QuestCompletion]:
         check_range("first", first, 1, 100)
         rows = await info.context.load_fields(journeys.recent_completions, self.subject_key, first, selected(info))
         return [QuestCompletion.of(row) for row in rows]
 
-    @strawberry.field(description="All milestones, newest first.")
+    @strawberry.field(description="Every step of the learner's own record, newest first.")
     async def milestones(
         self,
         info: Info,

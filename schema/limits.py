@@ -23,12 +23,12 @@ from graphql import (
     OperationDefinitionNode,
     SelectionSetNode,
     TokenKind,
-    specified_rules,
     visit,
 )
 from graphql.validation import ASTValidationContext
 
 from resolvers.errors import TooComplexError
+from schema.coercion import RULES
 
 LONGEST_DOCUMENT = 100_000
 MOST_DEFINITIONS = 100
@@ -40,8 +40,6 @@ ARGUMENTS_WEIGH = 20
 MOST_ERRORS = 10
 
 Rules = tuple[type[ASTValidationRule], ...]
-RULES: Rules = tuple(specified_rules)
-"""Of validation, for whoever may look into the schema."""
 RULES_WITHOUT_INTROSPECTION: Rules = (NoSchemaIntrospectionCustomRule, *RULES)
 """For everybody else, who gets no suggestions either."""
 

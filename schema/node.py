@@ -15,7 +15,9 @@ Info = strawberry.Info[Request, None]
 class Node:
     """The contract's Node."""
 
-    id: strawberry.ID = strawberry.field(description="Opaque, and the same wherever the node is met.")
+    id: strawberry.ID = strawberry.field(
+        description="By this node and nodes find it again: opaque, and the same wherever it is met."
+    )
 
 
 def global_id(kind: str, *key: object) -> strawberry.ID:

@@ -16,11 +16,11 @@ from schema.scalars import BigInt
 class PageViewDays:
     """The contract's PageViewDays."""
 
-    dates: list[date] = strawberry.field(description="The days, in UTC.")
-    views: list[int] = strawberry.field(description="Page views of the day.")
+    dates: list[date] = strawberry.field(description="Which day each entry of the other columns is of, in UTC.")
+    views: list[int] = strawberry.field(description="How often it was viewed.")
     unique_users: list[int | None] = strawberry.field(
-        description="Distinct users, and devices without one, who viewed it on the day; null past the horizon, where "
-        "nobody can be told apart."
+        description="Distinct users, and devices without one, who viewed it on the day; null where "
+        "events are anonymised, and nobody can be told apart."
     )
 
     @classmethod
@@ -45,8 +45,8 @@ class PageView:
     )
 
     @strawberry.field(
-        description="Distinct users, and devices without one, who viewed it; null where the days reach past the "
-        "horizon, where nobody can be told apart."
+        description="Distinct users, and devices without one, who viewed it; null where the days reach back to "
+        "anonymised events, where nobody can be told apart."
     )
     async def unique_users(self, info: Info) -> int | None:
         return await info.context.load(pages.unique_users, self.number, self.window)
@@ -63,7 +63,7 @@ class PageView:
     async def median_time_on_page_seconds(self, info: Info) -> float | None:
         return await info.context.load(pages.time_on_page, self.number, self.window)
 
-    @strawberry.field(description="The same days one by one.")
+    @strawberry.field(description="The same figures day by day.")
     async def daily(self, info: Info) -> PageViewDays:
         return PageViewDays.of(await info.context.load(pages.page_days, self.number, self.window))
 

@@ -15,15 +15,20 @@ class QuestPopularity:
     number: strawberry.Private[int]
     window: strawberry.Private[Window]
     quest_id: strawberry.ID = strawberry.field(description="The platform's id of the quest.")
-    quest_title: str | None = strawberry.field(description="The title last sent of it.")
+    quest_title: str | None = strawberry.field(
+        description="What it is called, by the title last sent of it; null where none was."
+    )
     views: int = strawberry.field(description="How often it was looked at.")
     starts: int = strawberry.field(description="How often it was started.")
     completions: int = strawberry.field(description="How often it was completed.")
-    popularity: int = strawberry.field(description="Views, twice the starts and five times the completions.")
+    popularity: int = strawberry.field(
+        description="What quests are ranked by: views, twice the starts and five times the completions together."
+    )
 
     @strawberry.field(
         description="Of those who started it, the share that completed it after that; null where nobody did, or the "
-        "days reach past the horizon, where nobody can be told apart."
+        "days reach back to anonymised events, where nobody "
+        "can be told apart."
     )
     async def completion_rate(self, info: Info) -> float | None:
         return await info.context.load(quests.completion_rates, self.number, self.window)

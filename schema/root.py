@@ -53,13 +53,18 @@ UtcDays = Annotated[int, strawberry.argument(description="So many last UTC days,
 UserId = Annotated[strawberry.ID, strawberry.argument(description="The platform's own id of the user.")]
 
 
-@strawberry.type(description="What can be asked.")
+@strawberry.type(description="Everything that can be asked. Each question says who may ask it.")
 class Query:
     """The contract's Query."""
 
     @strawberry.field(description="Whatever has this id, where the viewer may see it.")
     async def node(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="A node's id.")]
+        self,
+        info: Info,
+        id: Annotated[
+            strawberry.ID,
+            strawberry.argument(description="What the id field of a node said; not the platform's own id."),
+        ],
     ) -> Node | None:
         return (await _nodes(info, [id]))[0]
 
@@ -67,13 +72,15 @@ class Query:
     async def nodes(
         self,
         info: Info,
-        ids: Annotated[list[strawberry.ID], strawberry.argument(description="Ids of nodes, 100 at most.")],
+        ids: Annotated[
+            list[strawberry.ID], strawberry.argument(description="What the id fields of nodes said, 100 at most.")
+        ],
     ) -> list[Node | None]:
         if len(ids) > MOST_NODES:
             raise BadUserInputError(f"ids has {len(ids)} entries, and must have at most {MOST_NODES}")
         return await _nodes(info, ids)
 
-    @strawberry.field(description="Whoever asks; works without a token.")
+    @strawberry.field(description="Whoever asks, and whom they see; works without a token.")
     async def viewer(self, info: Info) -> Viewer:
         themself, children = await users.themself_and_children(info.context)
         return Viewer(
@@ -216,30 +223,44 @@ class Query:
         return IntakeStatus.of(await intake_status(info.context))
 
 
-@strawberry.type(description="What can be sent.")
+@strawberry.type(description="Everything that can be sent, and changed.")
 class Mutation:
     """The contract's Mutation."""
 
-    @strawberry.mutation(description="Keep an event.")
-    async def track_event(self, info: Info, input: TrackEventInput) -> TrackEventsPayload:
+    @strawberry.mutation(description="Keep an event; it counts once, however often it is sent.")
+    async def track_event(
+        self, info: Info, input: Annotated[TrackEventInput, strawberry.argument(description="What happened.")]
+    ) -> TrackEventsPayload:
         return TrackEventsPayload.of(await track(info.context, [input.draft()]))
 
     @strawberry.mutation(description="Keep 1 to 500 events; what is good is kept whatever stands beside it.")
-    async def track_events(self, info: Info, input: TrackEventsInput) -> TrackEventsPayload:
+    async def track_events(
+        self,
+        info: Info,
+        input: Annotated[TrackEventsInput, strawberry.argument(description="What happened, in any order.")],
+    ) -> TrackEventsPayload:
         return TrackEventsPayload.of(await track(info.context, [event.draft() for event in input.events]))
 
     @strawberry.mutation(description="Make users known, or change them; for a SERVICE and admins.")
-    async def upsert_users(self, info: Info, input: UpsertUsersInput) -> UpsertUsersPayload:
+    async def upsert_users(
+        self, info: Info, input: Annotated[UpsertUsersInput, strawberry.argument(description="Who the users are.")]
+    ) -> UpsertUsersPayload:
         return UpsertUsersPayload.of(*await users.upsert(info.context, [user.draft() for user in input.users]))
 
     @strawberry.mutation(description="Let a guardian see a child; for a SERVICE and admins.")
-    async def link_guardian(self, info: Info, input: LinkGuardianInput) -> GuardianshipPayload:
+    async def link_guardian(
+        self, info: Info, input: Annotated[LinkGuardianInput, strawberry.argument(description="Who may see whom.")]
+    ) -> GuardianshipPayload:
         return GuardianshipPayload.of(
             await guardianships.link(info.context, input.guardian_id, input.child_id, given(input.expires_at))
         )
 
     @strawberry.mutation(description="End what a guardian sees of a child, from the next request on.")
-    async def unlink_guardian(self, info: Info, input: UnlinkGuardianInput) -> GuardianshipPayload:
+    async def unlink_guardian(
+        self,
+        info: Info,
+        input: Annotated[UnlinkGuardianInput, strawberry.argument(description="Who shall no longer see whom.")],
+    ) -> GuardianshipPayload:
         return GuardianshipPayload.of(await guardianships.unlink(info.context, input.guardian_id, input.child_id))
 
 

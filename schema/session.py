@@ -19,8 +19,8 @@ class Session(Node):
     ended_at: datetime = strawberry.field(description="Time of its last activity.")
     is_open: bool = strawberry.field(description="Whether it may still go on; its figures then count so far.")
     duration_minutes: float = strawberry.field(description="From its first event to its last activity.")
-    page_views: int = strawberry.field(description="Page views in it.")
-    events: int = strawberry.field(description="All events in it.")
+    page_views: int = strawberry.field(description="How often a page was opened in it.")
+    events: int = strawberry.field(description="How many events of every type belong to it.")
     is_bounce: bool | None = strawberry.field(
         description="Whether it had one page view and nothing else of note; null without a page view."
     )

@@ -16,14 +16,16 @@ class UserInput:
     """The contract's UserInput."""
 
     user_id: strawberry.ID = strawberry.field(description="The platform's own id, 1 to 200 characters.")
-    role: UserRole = strawberry.field(description="Who they are on the platform.")
+    role: UserRole = strawberry.field(description="Whether they learn, look after learners, or run the platform.")
     display_name: str | None = strawberry.field(
         default=strawberry.UNSET, description="What they are called, 200 characters at most."
     )
     time_zone: str | None = strawberry.field(
         default=strawberry.UNSET, description="The IANA zone that their days are counted in."
     )
-    birth_date: date | None = strawberry.field(default=strawberry.UNSET, description="For their age.")
+    birth_date: date | None = strawberry.field(
+        default=strawberry.UNSET, description="From which their age follows; unknown counts as of age."
+    )
 
     def draft(self) -> UserDraft:
         """What was sent, for judging."""
@@ -40,7 +42,7 @@ def _kept(value: Any) -> Any:
 class UpsertUsersInput:
     """The contract's UpsertUsersInput."""
 
-    users: list[UserInput] = strawberry.field(description="1 to 1,000 of them.")
+    users: list[UserInput] = strawberry.field(description="Who they are; 1 to 1,000 of them, each judged by itself.")
 
 
 @strawberry.type(description="Who was taken, and who was not.")
@@ -48,7 +50,7 @@ class UpsertUsersPayload:
     """The contract's UpsertUsersPayload."""
 
     users: list[Person] = strawberry.field(description="The users as they are kept now.")
-    user_errors: list[UserError] = strawberry.field(description="Why others were not taken.")
+    user_errors: list[UserError] = strawberry.field(description="Why others were not taken; empty where all were.")
 
     @classmethod
     def of(cls, kept: list[dict[str, Any]], refusals: list[Refusal]) -> "UpsertUsersPayload":

@@ -48,9 +48,9 @@ def event_filter(types: Types, since: Since, until: Until, categories: Categorie
 class Person:
     """The contract's Person."""
 
-    user_id: strawberry.ID = strawberry.field(description="The platform's own id.")
-    role: UserRole = strawberry.field(description="The role that is kept for them.")
-    display_name: str | None = strawberry.field(description="What they are called.")
+    user_id: strawberry.ID = strawberry.field(description="The id that the platform itself gave them.")
+    role: UserRole = strawberry.field(description="What they are on the platform.")
+    display_name: str | None = strawberry.field(description="What they are called; null where that was never told.")
 
     @classmethod
     def of(cls, row: AnyRow) -> "Person":
@@ -63,25 +63,29 @@ class User(Node):
     """The contract's User."""
 
     subject_key: strawberry.Private[UUID]
-    user_id: strawberry.ID = strawberry.field(description="The platform's own id.")
-    role: UserRole = strawberry.field(description="The role that is kept for them.")
-    display_name: str | None = strawberry.field(description="What they are called.")
+    user_id: strawberry.ID = strawberry.field(description="The id that the platform itself gave them.")
+    role: UserRole = strawberry.field(description="What they are on the platform.")
+    display_name: str | None = strawberry.field(description="What they are called; null where that was never told.")
     time_zone: str = strawberry.field(description="The IANA zone that their days are counted in; UTC until known.")
-    first_seen_at: datetime | None = strawberry.field(description="Time of their earliest event.")
-    last_seen_at: datetime | None = strawberry.field(description="Time of their latest event.")
+    first_seen_at: datetime | None = strawberry.field(
+        description="When their earliest event happened; null where they have none."
+    )
+    last_seen_at: datetime | None = strawberry.field(
+        description="When their latest event happened; null where they have none."
+    )
 
-    @strawberry.field(description="Their figures over the last days.")
+    @strawberry.field(description="What they did over the last days, in figures.")
     async def engagement(self, info: Info, days: Days = 30) -> Engagement:
         length = engagements.check_days(days)
         found = await info.context.load_fields(engagements.engagements, self.subject_key, length, selected(info))
         return Engagement.of(self.subject_key, found)
 
-    @strawberry.field(description="What they have achieved so far.")
+    @strawberry.field(description="What they have achieved so far, and how regularly they learn.")
     async def journey(self, info: Info) -> LearningJourney:
         found = await info.context.load_fields(journeys.journeys, self.subject_key, None, selected(info))
         return LearningJourney.of(self.subject_key, found)
 
-    @strawberry.field(description="Their events, newest first.")
+    @strawberry.field(description="What they did, event by event, newest first.")
     async def events(
         self,
         info: Info,
@@ -100,7 +104,7 @@ class User(Node):
         found = await info.context.load_fields(events.events, self.subject_key, question, selected(info))
         return connection(found, ActivityEvent.of)
 
-    @strawberry.field(description="Their sessions, newest first.")
+    @strawberry.field(description="When they were on the platform, newest first.")
     async def sessions(
         self,
         info: Info,
@@ -122,7 +126,7 @@ class User(Node):
     async def risk(self, info: Info) -> RiskAssessment | None:
         return RiskAssessment.of(await risks.assessment(info.context, self.subject_key))
 
-    @strawberry.field(description="Who may see them: for the user themself, their guardians and admins.")
+    @strawberry.field(description="Who sees them as a guardian: for the user themself, their guardians and admins.")
     async def guardians(self, info: Info) -> list[Person] | None:
         rows = await info.context.load(guardianships.guardians, self.subject_key, None)
         return [Person.of(row) for row in rows]
@@ -146,7 +150,7 @@ class User(Node):
 class AtRiskStudent:
     """The contract's AtRiskStudent."""
 
-    user: User = strawberry.field(description="The student.")
+    user: User = strawberry.field(description="Who it is.")
     risk: RiskAssessment = strawberry.field(description="What is said of them over the days asked for.")
 
     @classmethod
@@ -155,7 +159,7 @@ class AtRiskStudent:
         return cls(user=User.of(row), risk=RiskAssessment.of(risks.assessment_of(row)))
 
 
-@strawberry.type(description="Whoever the request comes from.")
+@strawberry.type(description="Whoever asks, by the token of the request.")
 class Viewer:
     """The contract's Viewer."""
 
