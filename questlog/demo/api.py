@@ -35,7 +35,8 @@ class Api:
         return data
 
     async def answer(self, query: str, **variables: object) -> Json:
-        """The whole answer. Asks again while the server is away, for a minute at most; then raises DemoError."""
+        """The whole answer. Asks again while the server is away or has been asked too much, for a minute at most;
+        then raises DemoError."""
         give_up_at = monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -44,17 +45,18 @@ class Api:
             except (httpx.TransportError, ValueError) as error:
                 reason = str(error) or type(error).__name__
             else:
-                if not is_unavailable(answer):
+                if not is_to_be_sent_again(answer):
                     return answer
                 reason = answer["errors"][0]["message"]
             if monotonic() > give_up_at:
-                raise DemoError(f"{self.url} has been away for {PATIENCE_SECONDS} s: {reason}")
+                raise DemoError(f"{self.url} has not answered for {PATIENCE_SECONDS} s: {reason}")
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def is_unavailable(answer: Json) -> bool:
-    """Whether nothing was kept and the same is to be sent again."""
-    return any(error.get("extensions", {}).get("code") == "UNAVAILABLE" for error in answer.get("errors", ()))
+def is_to_be_sent_again(answer: Json) -> bool:
+    """Whether nothing was kept, and the same will be answered later."""
+    codes = [error.get("extensions", {}).get("code") for error in answer.get("errors", ())]
+    return "UNAVAILABLE" in codes or "RATE_LIMITED" in codes
 
 
 @asynccontextmanager
