@@ -106,7 +106,9 @@ def without_the_codes_rule() -> Iterator[None]:
     rooms = ("resolvers", "schema", "workers", "questlog")
     with pytest.MonkeyPatch.context() as patch:
         places = [
-            module for name, module in sys.modules.items() if name.startswith(rooms) and hasattr(module, "visible_to")
+            module
+            for name, module in list(sys.modules.items())
+            if name.startswith(rooms) and hasattr(module, "visible_to")
         ]
         assert places
         for module in places:
