@@ -285,7 +285,7 @@ async def watched(
 ) -> None:
     """Look at everything until the load is over."""
     shown = [
-        "memory: the API", "memory: the worker", "memory: Valkey", "memory: PostgreSQL", "files: append-only",
+        "memory: api-1", "memory: worker", "memory: Valkey", "memory: PostgreSQL", "files: append-only",
         "table: user_activity_events", "table: dirty_spans", "rows: dirty_spans", "rows: stored_batches",
         "keys: limits", "waiting",
     ]  # fmt: skip
