@@ -261,6 +261,18 @@ async def test_what_is_inserted_meanwhile_neither_repeats_nor_hides_anything(pla
 
 
 @pytest.mark.usefixtures("whole")
+async def test_users_who_come_while_paging_backward_hide_nobody(platform: Platform) -> None:
+    query = query_of("users").replace("last: $last,", "last: $last, role: PARENT,")
+    await platform.upsert(*({"userId": f"q{number}", "role": "PARENT"} for number in (2, 4, 6)))
+    page = found_in(await platform.data(query, ADMIN, last=2))
+    await platform.upsert(*({"userId": f"q{number}", "role": "PARENT"} for number in (1, 3, 5)))
+    rest = found_in(await platform.data(query, ADMIN, last=3, before=page["pageInfo"]["startCursor"]))
+    async with platform.superuser.begin() as connection:
+        await connection.exec_driver_sql("DELETE FROM users WHERE role = 'PARENT'")
+    assert keys(rest) + keys(page) == ["q1", "q2", "q3", "q4", "q6"]
+
+
+@pytest.mark.usefixtures("whole")
 async def test_users_who_come_while_paging_hide_nobody(platform: Platform) -> None:
     query = query_of("users").replace("last: $last,", "last: $last, role: PARENT,")
     await platform.upsert(*({"userId": f"p{number}", "role": "PARENT"} for number in (2, 4, 6)))

@@ -210,3 +210,9 @@ async def test_very_many_types_are_one_argument(platform: Platform) -> None:
     query = "query ($types: [String!]) { activityEvents(types: $types) { nodes { id } } }"
     types = [f"type_{number}" for number in range(29_000)]
     assert await platform.data(query, (Role.ADMIN, "root"), types=types) == {"activityEvents": {"nodes": []}}
+
+
+async def test_introspection_tells_that_an_event_is_of_one_type(platform: Platform) -> None:
+    query = "{ __schema { types { name isOneOf } } }"
+    kinds = (await platform.data(query))["__schema"]["types"]
+    assert [kind["name"] for kind in kinds if kind["isOneOf"]] == ["EventInput"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -323,6 +323,9 @@ async def test_a_question_about_one_user(town: Town, root: str) -> None:
 
 
 async def test_node_and_nodes(town: Town) -> None:
+    kinds = {kind.name for kind in GRAPH.get_possible_types(cast(GraphQLInterfaceType, GRAPH.type_map["Node"]))}
+    # Those of errors are nobody's, and asked for below.
+    assert all(ids.keys() == kinds - {"ErrorGroup", "ErrorEvent"} for ids in town.nodes.values())
     for (asker, whose), expected in cells(ROOTS["Query.node"]).items():
         ids = town.nodes[about(asker, whose)]
         for kind, node_id in ids.items():
