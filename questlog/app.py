@@ -80,10 +80,12 @@ def create_app(settings: Settings) -> Starlette:
             ),
         )
         api.costs = Costs(queue, CostLimits(settings.question_cost, settings.cost_maximum, settings.cost_restore_rate))
-        yield
-        await api.intake.close()
-        await queue.aclose(close_connection_pool=True)
-        await api.databases.dispose()
+        try:
+            yield
+        finally:
+            await api.intake.close()
+            await queue.aclose(close_connection_pool=True)
+            await api.databases.dispose()
 
     return Starlette(
         routes=[
