@@ -35,6 +35,7 @@ class GroupCommit:
         self._engine, self._queue, self._anonymize_after_days = engine, queue, anonymize_after_days
         self._brought: deque[Batch] = deque()
         self._arrived = asyncio.Event()
+        self._closing = False
         self._committing = [asyncio.create_task(self._commit_forever()) for _ in range(TRANSACTIONS_AT_ONCE)]
 
     async def store(self, batch_id: str, encoded: bytes) -> None:
@@ -47,6 +48,8 @@ class GroupCommit:
 
     async def close(self) -> None:
         """Break off what is under way; whoever waits is cancelled."""
+        # Python 3.11's wait_for, by which redis-py reads, may swallow a cancellation.
+        self._closing = True
         for task in self._committing:
             task.cancel()
         await asyncio.gather(*self._committing, return_exceptions=True)
@@ -54,7 +57,7 @@ class GroupCommit:
             batch.stored.cancel()
 
     async def _commit_forever(self) -> None:
-        while True:
+        while not self._closing:
             await self._arrived.wait()
             if group := self._next_group():
                 await self._commit(group)
