@@ -115,6 +115,7 @@ async def run(worker: Worker) -> None:
             await _let_go(worker)
             await worker.close()
     finally:
+        worker.ctx["is_ending"] = True
         left = [*worker.tasks.values(), *worker.job_tasks.values(), *filter(None, [worker.ctx.get("life")])]
         for task in left:
             task.cancel()
@@ -314,8 +315,10 @@ async def _begin(ctx: dict[str, Any]) -> None:
     ctx["commits"] = GroupCommit(_engine(ctx), ctx["redis"], anonymize_after_days=ctx["anonymize_after_days"])
     name = ctx["name"] = uuid4().hex
 
+    ctx["is_ending"] = False
+
     async def show_forever() -> None:
-        while True:
+        while not ctx["is_ending"]:  # a cancellation may be swallowed
             now = time.time()
             try:
                 await ctx["redis"].zadd(WORKERS, {name: now})
@@ -345,6 +348,7 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 
 
 async def _disconnect(ctx: dict[str, Any]) -> None:
+    ctx["is_ending"] = True
     ctx["life"].cancel()
     await asyncio.gather(ctx["life"], return_exceptions=True)
     await ctx["commits"].close()
