@@ -43,7 +43,11 @@ def visitor() -> pwd.struct_passwd:
 
 def popen(*command: str, clone: Path, stdout: int | None = None) -> subprocess.Popen[str]:
     """Run it in the clone as the visitor, or where we are ordinary ourselves, as ourselves."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "proxy" in name.lower()}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("PIP_", "NODE_", "npm_")) or "proxy" in name.lower()
+    }
     user = visitor() if os.geteuid() == 0 else None
     return subprocess.Popen(
         command,
