@@ -33,7 +33,7 @@ from resolvers.rate_limit import EventsPerMinute, RateLimits
 from resolvers.reader import SECONDS_TO_ANSWER, Databases
 from resolvers.request import Request, Rules
 from schema.document import Document, RefusedError
-from schema.errors import all_formatted
+from schema.errors import all_formatted, of_request
 from workers.intake import Intake
 from workers.queue import queue_at
 
@@ -149,12 +149,10 @@ class Api:
             asked = await parameters(http)
             viewer = await self._viewer(http)
         except MalformedError as error:
-            errors = [{"message": str(error), "extensions": {"code": "BAD_USER_INPUT"}}]
-            await refusal(scope, error.status, errors, error.headers)(scope, receive, send)
+            await self._malformed(http, error)(scope, receive, send)
             return
         except RequestError as error:
-            errors = [{"message": str(error), "extensions": error.extensions}]
-            await refusal(scope, STATUSES[error.code], errors)(scope, receive, send)
+            await refusal(scope, STATUSES[error.code], [of_request(error)])(scope, receive, send)
             return
         request = scope["questlog.request"] = Request(
             viewer,
@@ -192,9 +190,10 @@ class Api:
         try:
             document = self._document(request.viewer, asked)
             if http.method == "GET" and document.is_mutation(asked.operation_name):
-                errors = [{"message": "a mutation must be sent by POST", "extensions": {"code": "BAD_USER_INPUT"}}]
-                return refusal(http.scope, 405, errors, {"allow": "POST"})
+                raise MalformedError("a mutation must be sent by POST", 405, {"allow": "POST"})
             result = await document.execute(request, asked.variables, asked.operation_name)
+        except MalformedError as error:
+            return self._malformed(http, error)
         except RequestError as error:
             return self._refused(http, [GraphQLError(str(error), original_error=error)])
         except RefusedError as error:
@@ -219,6 +218,10 @@ class Api:
             raise ForbiddenError("only trusted documents are executed here: send the documentId of one, and no query")
         documents = self._documents_of_admins if viewer.role is Role.ADMIN else self._documents
         return documents.get(asked.query or "")
+
+    @staticmethod
+    def _malformed(http: HttpRequest, error: MalformedError) -> Response:
+        return refusal(http.scope, error.status, [of_request(error)], error.headers)
 
     @staticmethod
     def _refused(http: HttpRequest, errors: Sequence[GraphQLError]) -> Response:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from questlog.access import refusal
 from resolvers.errors import BadUserInputError, RequestError, UnavailableError
+from schema.errors import of_request
 
 MOST_BYTES = 2**20
 MOST_DISCARDED = 2**24
@@ -44,8 +45,7 @@ class BodyLimit:
 
 
 async def _refuse(status: int, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    errors = [{"message": str(error), "extensions": error.extensions}]
-    await refusal(scope, status, errors, {"connection": "close"})(scope, receive, send)
+    await refusal(scope, status, [of_request(error)], {"connection": "close"})(scope, receive, send)
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes | None:

@@ -9,13 +9,14 @@ import orjson
 from starlette.requests import Request as HttpRequest
 
 from questlog.media_type import JSON, UTF_8, essence
+from resolvers.errors import BadUserInputError
 
 STRINGS = ("query", "documentId", "operationName")
 OBJECTS = ("variables", "extensions")
 NAMES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean", int: "a number", float: "a number"}
 
 
-class MalformedError(Exception):
+class MalformedError(BadUserInputError):
     """What was sent is no request in GraphQL; the message names what is wrong with it."""
 
     def __init__(self, message: str, status: int = 400, headers: Mapping[str, str] | None = None) -> None:

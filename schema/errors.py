@@ -31,6 +31,11 @@ def formatted(error: GraphQLError) -> Error:
     return {**error.formatted, **masked(cause or error)}
 
 
+def of_request(error: RequestError) -> Error:
+    """One of ours as it is sent where no document has been read."""
+    return {"message": str(error), "extensions": error.extensions}
+
+
 def _path(error: GraphQLError, place: Path) -> Path:
     """The field that has no answer for it, where there is one, and the way into its argument."""
     if error.path is None:

@@ -112,7 +112,7 @@ class Intake:
                     judged = await store_unqueued(
                         connection, _events(group), anonymize_after_days=self._anonymize_after_days
                     )
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - whatever it is, each of this group must hear of it
                 tell([kept for _, kept in group], error)
             else:
                 count_judged(judged)
