@@ -46,7 +46,7 @@ def popen(*command: str, clone: Path, stdout: int | None = None) -> subprocess.P
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(("PIP_", "NODE_", "npm_")) or "proxy" in name.lower()
+        if name.startswith(("PIP_", "NODE_")) or "proxy" in name.lower()
     }
     user = visitor() if os.geteuid() == 0 else None
     return subprocess.Popen(
