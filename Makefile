@@ -18,7 +18,8 @@ test: lint tests/clients/node_modules/questlog.stamp ## everything that ends wit
 	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope
 
 test-all: .venv/questlog.stamp tests/clients/node_modules/questlog.stamp ## what takes longer, or needs still more: wheel, ordinary user, PostgreSQL 15
-	$(RUN)/pytest -m long --numprocesses 2 --dist loadscope
+	$(RUN)/pytest -m long --numprocesses 2 --dist loadscope --ignore tests/test_ordinary_user.py
+	$(RUN)/pytest tests/test_ordinary_user.py
 
 chaos: .venv/questlog.stamp ## servers killed, stopped and slowed at random under load: make chaos SEEDS=50 FIRST=1
 	@exec $(RUN)/python -m tests.chaos.run $(SEEDS) $(FIRST) 2> chaos.log

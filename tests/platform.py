@@ -192,7 +192,7 @@ async def listening(app: Starlette) -> AsyncIterator[str]:
             await serving
 
 
-async def until(true: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+async def until(true: Callable[[], Awaitable[object]], seconds: float = 120) -> None:
     """Return once it is true; raises TimeoutError where it does not become so in that time."""
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110 - nothing tells what another process has done
@@ -223,10 +223,10 @@ async def new_platform(servers: EmbeddedServers, home: Path, **settings: Any) ->
 
 @asynccontextmanager
 async def working(platform: Platform) -> AsyncIterator[None]:
-    """A worker beside the API."""
+    """A worker beside the API, which does not take Valkey for away where the test keeps their loop busy."""
     worker = create_worker(
         platform.logins.worker,
-        platform.settings.redis_url or "",
+        f"{platform.settings.redis_url}?socket_timeout=60&socket_connect_timeout=60",
         anonymize_after_days=platform.settings.anonymize_after_days,
         handle_signals=False,
     )

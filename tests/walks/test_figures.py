@@ -82,8 +82,8 @@ async def test_random_histories(platform: Platform, data: st.DataObject) -> None
 
 
 async def test_some_of_the_course(platform: Platform) -> None:
-    await send_in_order(platform, await asyncio.to_thread(course_of, "some", every=16))
-    await send_shuffled(platform, await asyncio.to_thread(course_of, "some shuffled", every=16))
+    await send_in_order(platform, await asyncio.to_thread(course_of, "some", every=24))
+    await send_shuffled(platform, await asyncio.to_thread(course_of, "some shuffled", every=24))
 
 
 @pytest.mark.long

@@ -169,6 +169,7 @@ async def test_a_worker_whose_valkey_goes_away_ends_in_order_and_says_so(
     assert "unhandled" not in " ".join(warnings)
 
 
+@pytest.mark.long
 async def test_a_worker_whose_valkey_stands_still_ends_and_nothing_is_lost_or_doubled(
     own_servers: EmbeddedServers, api: Platform, queue: ArqRedis, batch: list[TrackedEvent]
 ) -> None:

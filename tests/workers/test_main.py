@@ -177,11 +177,13 @@ async def test_sigterm_lets_a_worker_finish_what_it_has_begun(api: Platform) -> 
 async def test_sigterm_leaves_what_is_not_begun_to_the_next_worker(api: Platform) -> None:
     events = some(5000)
     await send(api, events, size=20)
-    with worker_process(api) as worker:
-        await until_stored(api, 200)
-        worker.send_signal(signal.SIGTERM)
-        assert await ended(worker) == 0
-    assert await stored(api) < len(events)
+    async with nobody_may_insert(api) as lock:
+        with worker_process(api) as worker:
+            await until_a_worker_waits(api)
+            worker.send_signal(signal.SIGTERM)
+            await lock.rollback()
+            assert await ended(worker) == 0
+    assert 0 < await stored(api) < len(events)
     async with working(api):
         await until_stored(api, len(events))
         await check_all_are_there_once(api, events)
