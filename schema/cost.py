@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, cast
 
 from graphql import (
@@ -29,17 +30,22 @@ from graphql import (
 )
 
 from resolvers.connection import DEFAULT_SIZE, LARGEST_SIZE
+from resolvers.engagement import LONGEST_WINDOW
 
 MUTATION = 10
 FREE = ("trackEvent", "trackEvents")
 """Mutations with limits of their own: so many events a minute."""
 WEIGHTLESS = ("Edge", "PageInfo")
 """How the names of types end that only hold other objects, or none."""
-SIZES = ("first", "last", "limit", "ids")
-"""Arguments that say how long a list is."""
+SIZES = {"first": LARGEST_SIZE, "last": LARGEST_SIZE, "limit": LARGEST_SIZE, "ids": LARGEST_SIZE}
+"""Arguments that say how long a list is, and the most that each may ask for."""
+DAYS = {"days": LONGEST_WINDOW}
+"""The same of columns, which have an entry a day."""
 LENGTHS = {"eventCounts": 9, "factors": 5, "countsByType": 3}
 """How long a list without such an argument is taken to be, by its field; any other is LENGTH."""
 LENGTH = 10
+VALUES = 20
+"""So many values in lists of scalars cost as much as an object, and so do so many days that figures are summed over."""
 
 Variables = Mapping[str, Any]
 Size = Callable[[Variables], int]
@@ -47,6 +53,10 @@ Size = Callable[[Variables], int]
 
 def _one(_variables: Variables) -> int:
     return 1
+
+
+def _some(_variables: Variables) -> int:
+    return LENGTH
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,15 @@ def cost_of(schema: GraphQLSchema, document: DocumentNode, operation: OperationD
     return _Reckoning(schema, document, operation).total()
 
 
+@dataclass(frozen=True)
+class _Above:
+    """What the fields above an object say of it: how many entries it has, where it is a connection, and of how many
+    days it is."""
+
+    entries: Size | None = None
+    days: Size | None = None
+
+
 class _Reckoning:
     def __init__(self, schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode) -> None:
         self._schema = schema
@@ -83,28 +102,32 @@ class _Reckoning:
         return Cost(0, _one, [self._below(root, [self._operation.selection_set])] if root else [])
 
     def _below(
-        self, parent: GraphQLObjectType, selected: Sequence[SelectionSetNode], page: Size | None = None
+        self, parent: GraphQLObjectType, selected: Sequence[SelectionSetNode], above: _Above = _Above()
     ) -> list[Cost]:
-        """`page` is how many entries the parent has, where it is a connection."""
         costs = []
         for nodes in self._fields(parent, selected):
             field = parent.fields.get(nodes[0].name.value)
-            if field and is_composite_type(get_named_type(field.type)) and nodes[0].name.value not in FREE:
-                costs.append(self._cost(parent, field, nodes, page))
+            if field is None or nodes[0].name.value in FREE:
+                continue
+            if is_composite_type(get_named_type(field.type)):
+                costs.append(self._cost(parent, field, nodes, above))
+            elif _is_list(field):
+                costs.append(_values(above.days or _some))
         return costs
 
-    def _cost(self, parent: GraphQLObjectType, field: GraphQLField, nodes: list[FieldNode], page: Size | None) -> Cost:
+    def _cost(self, parent: GraphQLObjectType, field: GraphQLField, nodes: list[FieldNode], above: _Above) -> Cost:
         kind = cast(GraphQLCompositeType, get_named_type(field.type))
-        below = [each.selection_set for each in nodes if each.selection_set]
-        is_list = isinstance(get_nullable_type(field.type), GraphQLList)
+        selected = [each.selection_set for each in nodes if each.selection_set]
         is_connection = kind.name.endswith("Connection")
-        size = self._size(field, nodes[0], DEFAULT_SIZE if is_connection else LENGTH)
+        size = self._size(field, nodes[0], SIZES, DEFAULT_SIZE if is_connection else LENGTH)
+        days = self._size(field, nodes[0], DAYS, LENGTH) if DAYS.keys() & field.args.keys() else above.days
         weight = MUTATION if parent is self._schema.mutation_type else int(not kind.name.endswith(WEIGHTLESS))
-        return Cost(
-            weight,
-            (page or size) if is_list else _one,
-            [self._below(each, below, size if is_connection else None) for each in self._types(kind)],
-        )
+        here = _Above(size if is_connection else None, days)
+        below = [self._below(each, selected, here) for each in self._types(kind)]
+        if _is_list(field):
+            return Cost(weight, above.entries or size, below)
+        sums = [_values(days)] if days and days is not above.days else []
+        return Cost(weight, _one, [sums + each for each in below])
 
     def _types(self, kind: GraphQLCompositeType) -> Sequence[GraphQLObjectType]:
         return [kind] if isinstance(kind, GraphQLObjectType) else self._schema.get_possible_types(kind)
@@ -134,12 +157,13 @@ class _Reckoning:
         of_type = self._schema.get_type(fragment.type_condition.name.value)
         return of_type is parent or (is_abstract_type(of_type) and self._schema.is_sub_type(of_type, parent))
 
-    def _size(self, field: GraphQLField, node: FieldNode, otherwise: int) -> Size:
+    def _size(self, field: GraphQLField, node: FieldNode, said_by: Mapping[str, int], otherwise: int) -> Size:
+        """`said_by` has the arguments that say it, and the most that each may say."""
         asked = {each.name.value: each.value for each in node.arguments or ()}
-        reads = [self._number(asked[name]) for name in SIZES if name in field.args and name in asked]
+        reads = [self._number(asked[name], most) for name, most in said_by.items() if name in asked]
         own = [
             default
-            for name in SIZES
+            for name in said_by
             if name in field.args and isinstance(default := field.args[name].default_value, int)
         ]
         default = own[0] if own else LENGTHS.get(node.name.value, otherwise)
@@ -149,27 +173,36 @@ class _Reckoning:
 
         return size
 
-    def _number(self, value: ValueNode) -> Callable[[Variables], int | None]:
+    def _number(self, value: ValueNode, most: int) -> Callable[[Variables], int | None]:
         """How to read how much an argument asks for; None where it is null."""
         if isinstance(value, ListValueNode):
-            length = min(len(value.values), LARGEST_SIZE)
+            length = len(value.values)
             return lambda variables: length
         if isinstance(value, VariableNode):
             name = value.name.value
-            default = _number_in(self._defaults.get(name))
-            return lambda variables: _number(variables[name]) if name in variables else default
-        number = _number_in(value)
+            default = _number_in(self._defaults.get(name), most)
+            return lambda variables: _number(variables[name], most) if name in variables else default
+        number = _number_in(value, most)
         return lambda variables: number
 
 
-def _number_in(literal: ValueNode | None) -> int | None:
-    return None if literal is None else _number(value_from_ast_untyped(literal))
+def _is_list(field: GraphQLField) -> bool:
+    return isinstance(get_nullable_type(field.type), GraphQLList)
 
 
-def _number(value: object) -> int | None:
-    """What the resolver will refuse counts as much as it may ask for."""
+def _values(number: Size) -> Cost:
+    """What so many values of a list of scalars cost, or days that figures are summed over."""
+    return Cost(1, lambda variables: ceil(number(variables) / VALUES), [])
+
+
+def _number_in(literal: ValueNode | None, most: int) -> int | None:
+    return None if literal is None else _number(value_from_ast_untyped(literal), most)
+
+
+def _number(value: object, most: int) -> int | None:
+    """What the resolver will refuse counts as much as it may ask for, and a list as it is."""
     if isinstance(value, list):
-        return min(len(value), LARGEST_SIZE)
+        return len(value)
     if isinstance(value, int | float):
-        return int(max(0, min(value, LARGEST_SIZE)))
+        return int(max(0, min(value, most)))
     return None if value is None else 1

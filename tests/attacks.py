@@ -170,6 +170,15 @@ ATTACKS = {
     "long pages of long pages": _asked(
         COMPLEX, "{ users(first: 100) { nodes { events(first: 100) { nodes { id } } } } }"
     ),
+    "columns of days again and again": _asked(
+        COMPLEX,
+        "{ users(first: 100) { nodes { engagement(days: 365) { "
+        + " ".join(f"d{each}: daily {{ dates events activeMinutes questsCompleted xp }}" for each in range(20))
+        + " } } } }",
+    ),
+    "columns of days of many pages": _asked(
+        COMPLEX, "{ pageViews(days: 365, first: 100) { nodes { daily { dates views uniqueUsers } } } }"
+    ),
     "long pages by a variable": _asked(
         COMPLEX, "query ($x: Int) { users(first: $x) { nodes { events(first: $x) { nodes { id } } } } }", x=100
     ),

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphql import OperationDefinitionNode, parse, validate
+from graphql import OperationDefinitionNode, get_introspection_query, parse, validate
 from sqlalchemy import text
 
 from models.viewer import Role
+from questlog.demo.figures import LEARNERS
 from questlog.embedded import EmbeddedServers
+from questlog.settings import Settings
 from schema.cost import cost_of
 from schema.root import SCHEMA
+from tests.bench.reading import AT_RISK, OF_A_PARENT
 from tests.platform import TRACK, Answer, Asker, Platform, new_api, until
 
 ADA: Asker = (Role.ADMIN, "ada")
@@ -44,7 +47,16 @@ def cost(query: str, **variables: Any) -> int:
         ("{ users(first: 1000) { nodes { id } } }", 101),
         ("{ users(first: -1) { nodes { id } } }", 1),
         ("{ users(first: null) { nodes { id } } }", 21),
-        ("{ users(first: 10) { nodes { events(first: 10) { nodes { id } } engagement { daily { xp } } } } }", 141),
+        ("{ users(first: 10) { nodes { events(first: 10) { nodes { id } } engagement { sessions } } } }", 151),
+        ('{ engagement(userId: "a") { sessions } }', 3),
+        ('{ engagement(userId: "a", days: 7) { sessions daily { xp } } }', 4),
+        ('{ engagement(userId: "a", days: 91) { daily { dates events } } }', 17),
+        ('{ engagement(userId: "a", days: 365) { a: daily { xp } b: daily { xp c: xp } } }', 79),
+        ('{ engagement(userId: "a", days: 9999) { daily { xp } } }', 40),
+        ("{ users(first: 5) { nodes { engagement(days: 30) { daily { xp } } } } }", 36),
+        ("{ pageViews(first: 5) { nodes { path daily { dates views } } } }", 33),
+        ("{ pageViews(days: 60, first: 5) { nodes { daily { views } } } }", 29),
+        ("{ errors { totalErrors recentErrors(first: 3) { id } } }", 5),
         ('{ nodes(ids: ["a", "b", "c"]) { id } }', 3),
         ('{ nodes(ids: ["a", "b"]) { ... on User { journey { totalXp } } ... on Session { id } } }', 4),
         ('{ node(id: "a") { ... on Node { id } ... on User { sessions(first: 2) { nodes { id } } } } }', 4),
@@ -56,11 +68,30 @@ def cost(query: str, **variables: Any) -> int:
         ("{ viewer { role } viewer { user { id } } ...f ...f } fragment f on Query { viewer { user { role } } }", 2),
         ("{ viewer { user { ...f ...f } } } fragment f on User { journey { totalXp } }", 3),
         ("mutation { upsertUsers(input: {users: []}) { users { userId } } }", 20),
+        ("mutation { upsertUsers(input: {users: []}) { userErrors { field code } } }", 30),
         ('mutation { linkGuardian(input: {guardianId: "a", childId: "b"}) { child { userId } } }', 11),
     ],
 )
 def test_an_object_costs_1_and_a_page_as_often_as_it_is_long(query: str, price: int) -> None:
     assert cost(query) == price
+
+
+DASHBOARD = """
+{
+  viewer {
+    children {
+      displayName journey { totalXp recentCompletions { questTitle } }
+      engagement(days: 90) { activeDays daily { dates events activeMinutes questsCompleted xp } }
+    }
+  }
+}
+"""
+PAGES = "{ pageViews(days: 90, first: 50) { nodes { path views daily { dates views uniqueUsers } } } }"
+
+
+@pytest.mark.parametrize("query", [DASHBOARD, PAGES, OF_A_PARENT, AT_RISK, LEARNERS, get_introspection_query()])
+def test_pages_of_parents_and_admins_are_well_within_the_limit(query: str) -> None:
+    assert cost(query, days=90) <= Settings.model_fields["question_cost"].default / 2
 
 
 def test_variables_say_how_long_a_page_is() -> None:
@@ -71,6 +102,9 @@ def test_variables_say_how_long_a_page_is() -> None:
     assert cost(USERS, first="three") == 2
     assert cost(USERS.replace("Int", "Int = 7")) == 8
     assert cost(USERS.replace("Int", "Int = 7"), first=3) == 4
+    days = 'query ($days: Int! = 40) { engagement(userId: "a", days: $days) { daily { xp } } }'
+    assert cost(days) == 6
+    assert cost(days, days=100) == 12
     nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert cost(nodes, ids=["a"] * 50) == 50
     assert cost(nodes, ids="a") == 1
