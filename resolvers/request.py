@@ -54,6 +54,7 @@ class Request:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     accepted: int = field(default=0, init=False)  # events
     refused: int = field(default=0, init=False)
+    is_counted: bool = field(default=False, init=False)  # whether its events are, for its user and address
     selections: dict[tuple[int, ...], Fields] = field(default_factory=dict, init=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
 

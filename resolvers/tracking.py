@@ -23,7 +23,7 @@ from models.text import is_storable, mask_emails, may_need_cleaning, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
 from resolvers.bot import is_bot
-from resolvers.errors import BadUserInputError, UnavailableError
+from resolvers.errors import BadUserInputError, TooComplexError, UnavailableError
 from resolvers.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED
 from resolvers.reader import SECONDS_TO_ANSWER, database_needed
 from resolvers.request import Request
@@ -92,6 +92,21 @@ class Taken:
     received_at: datetime
 
 
+async def admit(request: Request, numbers: Sequence[int]) -> None:
+    """Count the events of an operation's fields before they are read in general, which takes long: `track` then counts
+    them for their devices alone.
+
+    Raises TooComplexError where there are several such fields, since what one has kept the error of another would
+    hide; else BadUserInputError and RateLimitedError as `track` does.
+    """
+    if len(numbers) > 1:
+        raise TooComplexError("an operation may track once: send several events by one trackEvents")
+    (number,) = numbers
+    _check_number(number)
+    await request.rate_limits.spend(_askers(request, number))
+    request.is_counted = True
+
+
 async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     """Judge the events, and return once those that are good are safely kept.
 
@@ -99,8 +114,7 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
     id serves as the device's from now on. Raises BadUserInputError unless there are 1 to 500, and UnavailableError
     where nothing could be kept, and RateLimitedError where somebody sent too many.
     """
-    if not 1 <= len(drafts) <= MOST_EVENTS:
-        raise BadUserInputError(f"events has {len(drafts)} entries, and must have 1 to {MOST_EVENTS}")
+    _check_number(len(drafts))
     if request.viewer.role is Role.ANONYMOUS and not all(draft.device_id for draft in drafts):
         request.device_id = request.device_id or drafts[0].event_id
     await request.rate_limits.spend(_senders(request, drafts))
@@ -131,15 +145,30 @@ def _count(request: Request, kept: Sequence[TrackedEvent], refused: Sequence[Ref
         EVENTS_REFUSED.labels(each.error.code).inc()
 
 
+def _check_number(number: int) -> None:
+    if not 1 <= number <= MOST_EVENTS:
+        raise BadUserInputError(f"events has {number} entries, and must have 1 to {MOST_EVENTS}")
+
+
+def _askers(request: Request, number: int) -> Counter[tuple[str, str]]:
+    """So many events for the user and the address. A SERVICE speaks for a whole platform, and is not counted."""
+    askers: Counter[tuple[str, str]] = Counter()
+    if request.viewer.role is Role.SERVICE:
+        return askers
+    if request.viewer.user_id:
+        askers["user", request.viewer.user_id] = number
+    if address := cut_address(request.ip_address):
+        askers["address", address] = number
+    return askers
+
+
 def _senders(request: Request, drafts: Sequence[EventDraft]) -> Counter[tuple[str, str]]:
-    """How many events are each sender's. A SERVICE speaks for a whole platform, and is not counted."""
+    """How many events are each sender's, but for what was counted before."""
     senders: Counter[tuple[str, str]] = Counter()
     if request.viewer.role is Role.SERVICE:
         return senders
-    if request.viewer.user_id:
-        senders["user", request.viewer.user_id] = len(drafts)
-    if address := cut_address(request.ip_address):
-        senders["address", address] = len(drafts)
+    if not request.is_counted:
+        senders = _askers(request, len(drafts))
     devices = Counter(draft.device_id or request.device_id for draft in drafts)
     for device, number in devices.most_common(MOST_DEVICES):
         if device:

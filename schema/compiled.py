@@ -28,7 +28,7 @@ from graphql import (
 
 from models.taxonomy import EVENT_TYPES
 from resolvers.request import Request
-from resolvers.tracking import Client, EventDraft, track
+from resolvers.tracking import MOST_EVENTS, Client, EventDraft, track
 from schema.scalars import moment, moment_text
 from schema.tracking import camel, plain
 
@@ -77,7 +77,8 @@ class Compiled:
     def drafts(self, variables: dict[str, Any]) -> list[EventDraft] | None:
         """The events that were sent; None where GraphQL would have to coerce or refuse any part of them."""
         try:
-            return [_draft(msgspec.convert(event, _Event)) for event in self.events_of(variables[self.variable])]
+            events = self.events_of(variables[self.variable])
+            return None if len(events) > MOST_EVENTS else [_draft(msgspec.convert(event, _Event)) for event in events]
         except (LookupError, TypeError, ValueError, msgspec.ValidationError, GraphQLError):
             return None
 

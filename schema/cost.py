@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from graphql import (
     InlineFragmentNode,
     ListValueNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionSetNode,
     ValueNode,
     VariableNode,
@@ -74,9 +76,18 @@ class Cost:
         return self.size(variables) * (self.weight + max(below, default=0))
 
 
-def cost_of(schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode) -> Cost:
-    """What an operation of a valid document costs."""
-    return _Reckoning(schema, document, operation).total()
+@dataclass(frozen=True)
+class Price:
+    """What an operation costs, and how many events each of its fields that track is sent."""
+
+    cost: Cost
+    events: Sequence[Size]
+
+
+def price_of(schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode) -> Price:
+    """The price of an operation of a valid document."""
+    reckoning = _Reckoning(schema, document, operation)
+    return Price(reckoning.total(), reckoning.events())
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,12 @@ class _Reckoning:
     def total(self) -> Cost:
         root = self._schema.get_root_type(self._operation.operation)
         return Cost(0, _one, [self._below(root, [self._operation.selection_set])] if root else [])
+
+    def events(self) -> list[Size]:
+        if not (root := self._schema.mutation_type) or self._operation.operation is not OperationType.MUTATION:
+            return []
+        fields = self._fields(root, [self._operation.selection_set])
+        return [self._entries(nodes[0]) for nodes in fields if nodes[0].name.value in FREE]
 
     def _below(
         self, parent: GraphQLObjectType, selected: Sequence[SelectionSetNode], above: _Above = _Above()
@@ -170,6 +187,21 @@ class _Reckoning:
 
         def size(variables: Variables) -> int:
             return max((number for read in reads if (number := read(variables)) is not None), default=default)
+
+        return size
+
+    def _entries(self, node: FieldNode) -> Size:
+        """How many entries the lists of a mutation's input have, at least 1."""
+        asked = [each.value for each in node.arguments or ()]
+        defaults = {
+            name: value_from_ast_untyped(default) for name, default in self._defaults.items() if default is not None
+        }
+
+        def size(variables: Variables) -> int:
+            known = defaults | dict(variables)
+            inputs = [value_from_ast_untyped(value, known) for value in asked]
+            lists = chain.from_iterable(each.values() for each in inputs if isinstance(each, dict))
+            return max(1, sum(len(each) for each in lists if isinstance(each, list)))
 
         return size
 

@@ -23,10 +23,10 @@ from graphql.execution import Executor
 from strawberry.execution import optimized_is_awaitable
 
 from resolvers.request import Request
-from resolvers.tracking import cut_address
+from resolvers.tracking import admit, cut_address
 from schema.coercion import RULES
 from schema.compiled import Compiled, compiled
-from schema.cost import Cost, cost_of
+from schema.cost import Price, price_of
 from schema.limits import MOST_ERRORS, RULES_WITHOUT_INTROSPECTION, Limits, check, check_variables, parse
 
 MOST_DOCUMENTS = 512
@@ -52,7 +52,7 @@ class Document:
     parsed: DocumentNode
     compiled: Compiled | None
     hide_suggestions: bool
-    _costs: dict[str | None, Cost] = field(default_factory=dict, init=False)
+    _prices: dict[str | None, Price] = field(default_factory=dict, init=False)
 
     def is_mutation(self, operation_name: str | None) -> bool:
         """Whether the operation of this name, or the only one, is a mutation."""
@@ -88,17 +88,20 @@ class Document:
     async def _pay(
         self, request: Request, variables: dict[str, Any], operation_name: str | None
     ) -> dict[str, Any] | None:
-        """What the answer says of its cost; None where it has none. Raises RequestError where it is too much."""
-        cost = self._costs.get(operation_name)
-        if cost is None:
+        """What the answer says of its cost; None where it has none. Raises RequestError where it is too much, or sends
+        too many events."""
+        price = self._prices.get(operation_name)
+        if price is None:
             operation = get_operation_ast(self.parsed, operation_name)
             if operation is None:
                 return None
-            cost = self._costs[operation_name] = cost_of(self.schema, self.parsed, operation)
-        price = cost.of(variables)
-        if not price:
+            price = self._prices[operation_name] = price_of(self.schema, self.parsed, operation)
+        if price.events:
+            await admit(request, [number(variables) for number in price.events])
+        cost = price.cost.of(variables)
+        if not cost:
             return None
-        return {"cost": await request.costs.spend(request.viewer, cut_address(request.ip_address), price)}
+        return {"cost": await request.costs.spend(request.viewer, cut_address(request.ip_address), cost)}
 
 
 Result = TypeVar("Result")

@@ -61,7 +61,14 @@ OF_IDS = "query ($x: [ID!]!) { nodes(ids: $x) { id } }"
 OF_DAYS = "query ($x: Int!) { eventCounts(days: $x) { count } }"
 OF_RISK = "query ($x: Float!) { atRiskStudents(threshold: $x) { nodes { user { userId } } } }"
 OF_PAYLOADS = "query ($x: JSON) { activityEvents(containing: $x) { nodes { id } } }"
+TWENTY_TIMES = " ".join(f"a{each}: trackEvents(input: {{events: $x}}) {{ accepted }}" for each in range(20))
 TRACK = "mutation ($x: [TrackEventInput!]!) { trackEvents(input: {events: $x}) { accepted } }"
+
+EVENT = {
+    "eventId": "12345678-1234-5678-1234-567812345678",
+    "occurredAt": "2026-01-31T09:30:00Z",
+    "event": {"tutorOpened": {}},
+}
 
 ATTACKS = {
     "aliases": _asked(COMPLEX, "{" + " ".join(f"a{each}: viewer {{ role }}" for each in range(300)) + "}"),
@@ -147,6 +154,8 @@ ATTACKS = {
     "200,000 wrong ids": _asked(COMPLEX, OF_IDS, x=[{}] * 200_000),
     "200,000 events": _asked(COMPLEX, TRACK, x=[{}] * 200_000),
     "25,000 wrong events": _asked(BAD, TRACK, x=[{}] * 25_000),
+    "4,200 events": _asked(BAD, TRACK.replace("accepted", "...{ accepted }"), x=[EVENT] * 4200),
+    "events 20 times": _asked(COMPLEX, f"mutation ($x: [TrackEventInput!]!) {{ {TWENTY_TIMES} }}", x=[EVENT] * 200),
     "25,000 keys": _asked(BAD, TRACK, x=[{f"k{each}": 1 for each in range(25_000)}]),
     "70,000 keys": _asked(COMPLEX, TRACK, x=[{f"k{each}": 1 for each in range(70_000)}]),
     "half a string": _asked(UNPARSED, '{ user(userId: "'),

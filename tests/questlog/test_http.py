@@ -159,6 +159,19 @@ async def test_one_device_may_send_so_many_without_a_token(strict: Platform) -> 
     await limited(strict, None, deviceId=device)
 
 
+IN_GENERAL = """
+mutation ($events: [TrackEventInput!]!) {
+  trackEvents(input: {events: $events}) { ... on TrackEventsPayload { accepted } }
+}
+"""
+
+
+async def test_what_is_not_compiled_is_counted_once_and_before_it_is_read(strict: Platform) -> None:
+    await limited(strict, ADA, IN_GENERAL, number=11, event={"nothing": {}})
+    assert (await strict.data(IN_GENERAL, ADA, events=some(10)))["trackEvents"] == {"accepted": 10}
+    assert (await strict.data(IN_GENERAL, None, events=some(20, deviceId=str(uuid4()))))["trackEvents"]
+
+
 @pytest.mark.parametrize("at_once", [1, 8, 50])
 async def test_a_limit_holds_to_the_hundredth_of_it(servers: EmbeddedServers, tmp_path: Path, at_once: int) -> None:
     async with new_api(servers, tmp_path, user_events_per_minute=200) as platform:
@@ -196,8 +209,10 @@ async def sent_from(school: Platform, headers: dict[str, str], child: str) -> in
     return accepted
 
 
-async def limited(platform: Platform, asker: tuple[Role, str] | None, number: int = 1, **more: Any) -> None:
-    (error,) = (await platform.ask(TRACK, asker, events=some(number, **more)))["errors"]
+async def limited(
+    platform: Platform, asker: tuple[Role, str] | None, query: str = TRACK, number: int = 1, **more: Any
+) -> None:
+    (error,) = (await platform.ask(query, asker, events=some(number, **more)))["errors"]
     assert error["extensions"]["code"] == "RATE_LIMITED"
     assert 1 <= error["extensions"]["retryAfterMs"] <= 120_000
 

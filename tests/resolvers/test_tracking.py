@@ -434,15 +434,49 @@ async def test_a_service_may_write_on_every_day_of_the_learner_that_is_not_seale
     assert len(await stored(platform, f"sealed {zone}")) == 1
 
 
+ACCEPTED = "fragment a on TrackEventsPayload { accepted }"
+IN_A_FRAGMENT = "fragment b on Mutation { trackEvents(input: {events: $x}) { ...a } }"
+
+
 @pytest.mark.parametrize(("count", "taken"), [(0, False), (1, True), (500, True), (501, False)])
 async def test_a_request_has_1_to_500_events(platform: Platform, count: int, taken: bool) -> None:
     answer = await platform.ask(TRACK, (Role.STUDENT, f"count {count}"), events=[event() for _ in range(count)])
     if taken:
         assert answer["data"]["trackEvents"]["accepted"] == count
     else:
-        assert answer["data"] is None
+        assert answer.get("data") is None
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
     assert len(await stored(platform, f"count {count}")) == count * taken
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        (TRACK, {"events": [{}] * 501}),
+        ("mutation ($x: TrackEventsInput!) { trackEvents(input: $x) { accepted } }", {"x": {"events": [{}] * 501}}),
+        (
+            "mutation ($x: TrackEventsInput!) { trackEvents(input: $x) { ...a } } " + ACCEPTED,
+            {"x": {"events": [{}] * 501}},
+        ),
+        ("mutation ($x: [TrackEventInput!]!) { ...b } " + ACCEPTED + IN_A_FRAGMENT, {"x": [{}] * 501}),
+    ],
+)
+async def test_more_than_500_events_are_not_even_read(
+    platform: Platform, query: str, variables: dict[str, Any]
+) -> None:
+    (error,) = (await platform.ask(query, None, **variables))["errors"]
+    assert error["message"] == "events has 501 entries, and must have 1 to 500"
+
+
+@pytest.mark.parametrize("second", ["trackEvent(input: $one)", "trackEvents(input: {events: [$one]})"])
+async def test_an_operation_tracks_once(platform: Platform, second: str) -> None:
+    query = (
+        f"mutation ($one: TrackEventInput!) {{ a: trackEvent(input: $one) {{ accepted }} b: {second} {{ accepted }} }}"
+    )
+    (error,) = (await platform.ask(query, (Role.STUDENT, "twice"), one=event()))["errors"]
+    assert error["extensions"]["code"] == "QUERY_TOO_COMPLEX"
+    assert "trackEvents" in error["message"]
+    assert not await stored(platform, "twice")
 
 
 STRANGERS = """

@@ -13,7 +13,7 @@ from models.viewer import Role
 from questlog.demo.figures import LEARNERS
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
-from schema.cost import cost_of
+from schema.cost import price_of
 from schema.root import SCHEMA
 from tests.bench.reading import AT_RISK, OF_A_PARENT
 from tests.platform import TRACK, Answer, Asker, Platform, new_api, until
@@ -28,7 +28,7 @@ def cost(query: str, **variables: Any) -> int:
     assert not validate(SCHEMA, document)
     operation = document.definitions[0]
     assert isinstance(operation, OperationDefinitionNode)
-    return cost_of(SCHEMA, document, operation).of(variables)
+    return price_of(SCHEMA, document, operation).cost.of(variables)
 
 
 @pytest.mark.parametrize(
