@@ -138,13 +138,16 @@ class _Reckoning:
         is_connection = kind.name.endswith("Connection")
         size = self._size(field, nodes[0], SIZES, DEFAULT_SIZE if is_connection else LENGTH)
         days = self._size(field, nodes[0], DAYS, LENGTH) if DAYS.keys() & field.args.keys() else above.days
-        weight = MUTATION if parent is self._schema.mutation_type else int(not kind.name.endswith(WEIGHTLESS))
+        is_mutation = parent is self._schema.mutation_type
+        weight = MUTATION if is_mutation else int(not kind.name.endswith(WEIGHTLESS))
         here = _Above(size if is_connection else None, days)
         below = [self._below(each, selected, here) for each in self._types(kind)]
         if _is_list(field):
             return Cost(weight, above.entries or size, below)
-        sums = [_values(days)] if days and days is not above.days else []
-        return Cost(weight, _one, [sums + each for each in below])
+        beside = [_values(days)] if days and days is not above.days else []
+        if is_mutation:
+            beside.append(Cost(1, self._entries(nodes[0]), []))
+        return Cost(weight, _one, [beside + each for each in below])
 
     def _types(self, kind: GraphQLCompositeType) -> Sequence[GraphQLObjectType]:
         return [kind] if isinstance(kind, GraphQLObjectType) else self._schema.get_possible_types(kind)

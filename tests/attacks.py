@@ -158,6 +158,13 @@ ATTACKS = {
     "events 20 times": _asked(COMPLEX, f"mutation ($x: [TrackEventInput!]!) {{ {TWENTY_TIMES} }}", x=[EVENT] * 200),
     "25,000 keys": _asked(BAD, TRACK, x=[{f"k{each}": 1 for each in range(25_000)}]),
     "70,000 keys": _asked(COMPLEX, TRACK, x=[{f"k{each}": 1 for each in range(70_000)}]),
+    "1,000 users 20 times": _asked(
+        COMPLEX,
+        "mutation ($x: [UserInput!]!) { "
+        + " ".join(f"a{each}: upsertUsers(input: {{users: $x}}) {{ userErrors {{ code }} }}" for each in range(20))
+        + " }",
+        x=[{"userId": str(each), "role": "STUDENT"} for each in range(1000)],
+    ),
     "half a string": _asked(UNPARSED, '{ user(userId: "'),
     "half of a surrogate pair": _asked(UNPARSED, '{ user(userId: "\\uD800") { id } }'),
     "half of a surrogate pair in a variable": _with_variable(BAD, OF_IDS, '["\\ud800"]'),

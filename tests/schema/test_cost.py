@@ -67,9 +67,9 @@ def cost(query: str, **variables: Any) -> int:
         ("{ a: viewer { role } b: viewer { role } }", 2),
         ("{ viewer { role } viewer { user { id } } ...f ...f } fragment f on Query { viewer { user { role } } }", 2),
         ("{ viewer { user { ...f ...f } } } fragment f on User { journey { totalXp } }", 3),
-        ("mutation { upsertUsers(input: {users: []}) { users { userId } } }", 20),
-        ("mutation { upsertUsers(input: {users: []}) { userErrors { field code } } }", 30),
-        ('mutation { linkGuardian(input: {guardianId: "a", childId: "b"}) { child { userId } } }', 11),
+        ("mutation { upsertUsers(input: {users: []}) { users { userId } } }", 21),
+        ("mutation { upsertUsers(input: {users: []}) { userErrors { field code } } }", 31),
+        ('mutation { linkGuardian(input: {guardianId: "a", childId: "b"}) { child { userId } } }', 12),
     ],
 )
 def test_an_object_costs_1_and_a_page_as_often_as_it_is_long(query: str, price: int) -> None:
@@ -105,6 +105,13 @@ def test_variables_say_how_long_a_page_is() -> None:
     days = 'query ($days: Int! = 40) { engagement(userId: "a", days: $days) { daily { xp } } }'
     assert cost(days) == 6
     assert cost(days, days=100) == 12
+    upsert = "mutation ($users: [UserInput!]!) { upsertUsers(input: {users: $users}) { userErrors { code } } }"
+    assert cost(upsert, users=[{}] * 1000) == 1020
+    assert cost(upsert.replace("]!)", "]! = [])")) == 21
+    assert cost(upsert, users={}) == cost(upsert, users=None) == cost(upsert) == 21
+    whole = "mutation ($input: UpsertUsersInput!) { upsertUsers(input: $input) { userErrors { code } } }"
+    assert cost(whole, input={"users": [{}] * 1000}) == 1020
+    assert cost(whole, input=[]) == 21
     nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert cost(nodes, ids=["a"] * 50) == 50
     assert cost(nodes, ids="a") == 1
