@@ -13,7 +13,6 @@ from graphql import (
     ValuesOfCorrectTypeRule,
     VariableDefinitionNode,
     VisitorAction,
-    specified_rules,
 )
 from graphql.utilities.validate_input_value import validate_input_literal
 
@@ -54,9 +53,6 @@ class LiteralsOfCorrectTypeRule(ValuesOfCorrectTypeRule):
         if input_type:
             validate_input_literal(node, input_type, report, None, None, self.context.hide_suggestions)
         return SKIP
-
-
-RULES = tuple(LiteralsOfCorrectTypeRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules)
 
 
 def place_of(error: GraphQLError) -> Path | None:

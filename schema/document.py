@@ -24,10 +24,10 @@ from strawberry.execution import optimized_is_awaitable
 
 from resolvers.request import Request
 from resolvers.tracking import admit, cut_address
-from schema.coercion import RULES
 from schema.compiled import Compiled, compiled
 from schema.cost import Price, price_of
-from schema.limits import MOST_ERRORS, RULES_WITHOUT_INTROSPECTION, Limits, check, check_variables, parse
+from schema.limits import MOST_ERRORS, Limits, check, check_variables, parse
+from schema.rules import RULES, RULES_WITHOUT_INTROSPECTION
 
 MOST_DOCUMENTS = 512
 MOST_BYTES = 2**25

@@ -9,7 +9,6 @@ from typing import Any
 
 import graphql
 from graphql import (
-    ASTValidationRule,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
@@ -19,7 +18,6 @@ from graphql import (
     InlineFragmentNode,
     Node,
     NoFragmentCyclesRule,
-    NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     SelectionSetNode,
     TokenKind,
@@ -28,7 +26,6 @@ from graphql import (
 from graphql.validation import ASTValidationContext
 
 from resolvers.errors import TooComplexError
-from schema.coercion import RULES
 
 LONGEST_DOCUMENT = 100_000
 MOST_DEFINITIONS = 100
@@ -38,10 +35,6 @@ MOST_VALUES = 30_000
 MOST_COMPARISONS = 2500
 ARGUMENTS_WEIGH = 20
 MOST_ERRORS = 10
-
-Rules = tuple[type[ASTValidationRule], ...]
-RULES_WITHOUT_INTROSPECTION: Rules = (NoSchemaIntrospectionCustomRule, *RULES)
-"""For everybody else, who gets no suggestions either."""
 
 _ABORTED = re.compile(r"Syntax Error: Document (?P<why>.*)\. Parsing aborted\.")
 

@@ -300,6 +300,7 @@ TYPOS: dict[str, tuple[str, Any]] = {
     "a field": ("{ viewr { role } }", None),
     "a field below": ("{ viewer { rolle } }", None),
     "a field of another type": ("{ node(id: 1) { userId } }", None),
+    "an object without its fields": ("{ viewer { user } }", None),
     "an argument": ('{ user(userIdd: "a") { id } }', None),
     "an argument of a directive": ("{ viewer @skip(iff: true) { role } }", None),
     "a directive": ("{ viewer @skipp(if: true) { role } }", None),
@@ -321,7 +322,15 @@ TYPOS: dict[str, tuple[str, Any]] = {
         {"pageVieww": {}},
     ),
 }
-SUGGESTING = {"a field", "a field below", "an argument", "an enum value", "a type", "an enum value in a variable"}
+SUGGESTING = {
+    "a field",
+    "a field below",
+    "an object without its fields",
+    "an argument",
+    "an enum value",
+    "a type",
+    "an enum value in a variable",
+}
 
 
 @pytest.mark.parametrize("name", TYPOS)
