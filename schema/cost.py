@@ -26,8 +26,10 @@ from graphql import (
     VariableNode,
     get_named_type,
     get_nullable_type,
+    introspection_types,
     is_abstract_type,
     is_composite_type,
+    is_introspection_type,
     value_from_ast_untyped,
 )
 
@@ -46,6 +48,8 @@ DAYS = {"days": LONGEST_WINDOW}
 LENGTHS = {"eventCounts": 9, "factors": 5, "countsByType": 3}
 """How long a list without such an argument is taken to be, by its field; any other is LENGTH."""
 LENGTH = 10
+LENGTHS_OF_SCHEMA = {"types": 100, "fields": 3, "directives": 5}
+"""The same of what introspection lists, any other being 1: as they are on average in ours."""
 VALUES = 20
 """So many values in lists of scalars cost as much as an object, and so do so many days that figures are summed over."""
 
@@ -123,7 +127,7 @@ class _Reckoning:
     ) -> list[Cost]:
         costs = []
         for nodes in self._fields(parent, selected):
-            field = parent.fields.get(nodes[0].name.value)
+            field = self._schema.get_field(parent, nodes[0].name.value)
             if field is None or nodes[0].name.value in FREE:
                 continue
             if is_composite_type(get_named_type(field.type)):
@@ -136,18 +140,24 @@ class _Reckoning:
         kind = cast(GraphQLCompositeType, get_named_type(field.type))
         selected = [each.selection_set for each in nodes if each.selection_set]
         is_connection = kind.name.endswith("Connection")
-        size = self._size(field, nodes[0], SIZES, DEFAULT_SIZE if is_connection else LENGTH)
+        size = self._size(field, nodes[0], SIZES, DEFAULT_SIZE if is_connection else _length(parent, nodes[0]))
         days = self._size(field, nodes[0], DAYS, LENGTH) if DAYS.keys() & field.args.keys() else above.days
-        is_mutation = parent is self._schema.mutation_type
-        weight = MUTATION if is_mutation else int(not kind.name.endswith(WEIGHTLESS))
+        weight = self._weight(parent, field)
         here = _Above(size if is_connection else None, days)
         below = [self._below(each, selected, here) for each in self._types(kind)]
         if _is_list(field):
             return Cost(weight, above.entries or size, below)
         beside = [_values(days)] if days and days is not above.days else []
-        if is_mutation:
+        if parent is self._schema.mutation_type:
             beside.append(Cost(1, self._entries(nodes[0]), []))
         return Cost(weight, _one, [beside + each for each in below])
+
+    def _weight(self, parent: GraphQLObjectType, field: GraphQLField) -> int:
+        if parent is self._schema.mutation_type:
+            return MUTATION
+        kind = get_named_type(field.type)
+        names_a_type = kind is introspection_types["__Type"] and not _is_list(field)
+        return int(not (names_a_type or kind.name.endswith(WEIGHTLESS)))
 
     def _types(self, kind: GraphQLCompositeType) -> Sequence[GraphQLObjectType]:
         return [kind] if isinstance(kind, GraphQLObjectType) else self._schema.get_possible_types(kind)
@@ -186,7 +196,7 @@ class _Reckoning:
             for name in said_by
             if name in field.args and isinstance(default := field.args[name].default_value, int)
         ]
-        default = own[0] if own else LENGTHS.get(node.name.value, otherwise)
+        default = own[0] if own else otherwise
 
         def size(variables: Variables) -> int:
             return max((number for read in reads if (number := read(variables)) is not None), default=default)
@@ -223,6 +233,12 @@ class _Reckoning:
 
 def _is_list(field: GraphQLField) -> bool:
     return isinstance(get_nullable_type(field.type), GraphQLList)
+
+
+def _length(parent: GraphQLObjectType, node: FieldNode) -> int:
+    if is_introspection_type(parent):
+        return LENGTHS_OF_SCHEMA.get(node.name.value, 1)
+    return LENGTHS.get(node.name.value, LENGTH)
 
 
 def _values(number: Size) -> Cost:

@@ -61,6 +61,7 @@ OF_IDS = "query ($x: [ID!]!) { nodes(ids: $x) { id } }"
 OF_DAYS = "query ($x: Int!) { eventCounts(days: $x) { count } }"
 OF_RISK = "query ($x: Float!) { atRiskStudents(threshold: $x) { nodes { user { userId } } } }"
 OF_PAYLOADS = "query ($x: JSON) { activityEvents(containing: $x) { nodes { id } } }"
+FIELDS = " ".join(f"f{each}: fields {{ name args {{ name }} }}" for each in range(5))
 TWENTY_TIMES = " ".join(f"a{each}: trackEvents(input: {{events: $x}}) {{ accepted }}" for each in range(20))
 TRACK = "mutation ($x: [TrackEventInput!]!) { trackEvents(input: {events: $x}) { accepted } }"
 
@@ -164,6 +165,12 @@ ATTACKS = {
         + " ".join(f"a{each}: upsertUsers(input: {{users: $x}}) {{ userErrors {{ code }} }}" for each in range(20))
         + " }",
         x=[{"userId": str(each), "role": "STUDENT"} for each in range(1000)],
+    ),
+    "introspection 20 times": _asked(
+        COMPLEX, "{" + " ".join(f"a{each}: __schema {{ types {{ fields {{ name }} }} }}" for each in range(20)) + "}"
+    ),
+    "introspection of everything twice": _asked(
+        COMPLEX, "{ __schema { " + " ".join(f"a{each}: types {{ {FIELDS} }}" for each in range(2)) + " } }"
     ),
     "half a string": _asked(UNPARSED, '{ user(userId: "'),
     "half of a surrogate pair": _asked(UNPARSED, '{ user(userId: "\\uD800") { id } }'),

@@ -35,7 +35,12 @@ def cost(query: str, **variables: Any) -> int:
     ("query", "price"),
     [
         ("{ __typename }", 0),
-        ("{ __schema { types { name } } }", 0),
+        ('{ __type(name: "User") { name } }', 0),
+        ('{ __type(name: "User") { fields { name args { name } type { ofType { name } } } } }', 6),
+        ("{ __schema { queryType { name } } }", 1),
+        ("{ __schema { types { name } } }", 101),
+        ("{ a: __schema { types { name } } b: __schema { types { fields { name } enumValues { name } } } }", 602),
+        (get_introspection_query(), 1116),
         ("{ viewer { role } }", 1),
         ("{ viewer { user { id displayName } } }", 2),
         ("{ viewer { children { id } } }", 11),
