@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 from graphql import GraphQLError
@@ -152,7 +153,9 @@ class Api:
             await self._malformed(http, error)(scope, receive, send)
             return
         except RequestError as error:
-            await refusal(scope, STATUSES[error.code], [of_request(error)])(scope, receive, send)
+            status = STATUSES[error.code]
+            headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+            await refusal(scope, status, [of_request(error)], headers)(scope, receive, send)
             return
         request = scope["questlog.request"] = Request(
             viewer,

@@ -178,7 +178,7 @@ async def test_an_error_of_a_field_stands_beside_the_data(api: Platform) -> None
 async def test_a_wrong_token_is_refused_in_the_type_that_is_asked_for(api: Platform) -> None:
     for accept in (JSON, GRAPHQL):
         answer = await post(api, {"query": ROLE}, accept=accept, authorization="Bearer x")
-        assert answer.status_code == 401
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.headers["content-type"] == f"{accept}; charset=utf-8"
 
 
