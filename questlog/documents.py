@@ -14,8 +14,8 @@ from schema.root import SCHEMA
 SHA_256 = "sha256:"
 
 
-def documents_of(settings: Settings, *, is_open: bool) -> Documents:
-    """Documents within the limits of the settings; where it is not open, with no look into the schema."""
+def documents_of(settings: Settings) -> Documents:
+    """Documents within the limits of the settings."""
     limits = Limits(
         tokens=settings.document_tokens,
         depth=settings.document_depth,
@@ -23,7 +23,7 @@ def documents_of(settings: Settings, *, is_open: bool) -> Documents:
         directives=settings.document_directives,
         root_fields=settings.document_root_fields,
     )
-    return Documents(SCHEMA, limits, is_open=is_open)
+    return Documents(SCHEMA, limits)
 
 
 def trusted_documents(settings: Settings) -> Mapping[str, Document]:
@@ -34,14 +34,14 @@ def trusted_documents(settings: Settings) -> Mapping[str, Document]:
     if settings.documents is None:
         return {}
     try:
-        return _read(settings.documents, documents_of(settings, is_open=settings.environment == "development"))
+        return _read(settings.documents, documents_of(settings), is_open=settings.environment == "development")
     except OSError as error:
         raise SettingsError(f"QUESTLOG_DOCUMENTS: {settings.documents} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise SettingsError(f"QUESTLOG_DOCUMENTS: {settings.documents} {error}") from None
 
 
-def _read(manifest: Path, documents: Documents) -> dict[str, Document]:
+def _read(manifest: Path, documents: Documents, *, is_open: bool) -> dict[str, Document]:
     by_id: dict[str, Document] = {}
     by_text: dict[str, Document] = {}
     for document_id, text in _entries(manifest):
@@ -51,7 +51,7 @@ def _read(manifest: Path, documents: Documents) -> dict[str, Document]:
         if document_id in by_id:
             raise ValueError(f"has {document_id} twice")
         try:
-            by_id[document_id] = by_text[text_id] = documents.read(text)
+            by_id[document_id] = by_text[text_id] = documents.read(text, is_open=is_open)
         except RefusedError as error:
             raise ValueError(f"has under {document_id} no valid document: {error.errors[0].message}") from None
     return by_text | by_id

@@ -1,7 +1,7 @@
 """Documents: parsed and validated once, kept, and executed however often."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -112,18 +112,17 @@ class Kept(Generic[Result]):
 
     def __init__(self, most_bytes: int) -> None:
         self._least_bytes = most_bytes // MOST_DOCUMENTS
-        self._results: LRUCache[str, tuple[int, Result]] = LRUCache(most_bytes, itemgetter(0))
+        self._results: LRUCache[Hashable, tuple[int, Result]] = LRUCache(most_bytes, itemgetter(0))
 
-    def get(self, text: str) -> Result | None:
+    def get(self, key: Hashable) -> Result | None:
         """What became of it, where that is still known."""
-        kept = self._results.get(text)
+        kept = self._results.get(key)
         return kept and kept[1]
 
-    def keep(self, text: str, result: Result, tokens: int) -> None:
-        """Keep it in place of what was not asked for longest; what is too big for that is not kept."""
-        size = max(self._least_bytes, bytes_of(text, tokens))
+    def keep(self, key: Hashable, result: Result, size: int) -> None:
+        """Keep it in place of what was not asked for longest; what has too many bytes for that is not kept."""
         with suppress(ValueError):
-            self._results[text] = size, result
+            self._results[key] = max(self._least_bytes, size), result
 
 
 def bytes_of(text: str, tokens: int) -> int:
@@ -136,36 +135,31 @@ class Documents:
     """Documents by their texts: those asked for last are kept, within MOST_BYTES and MOST_DOCUMENTS; and apart from
     them, in a thirtieth of that, what was refused, so that nothing invalid drives out what is valid."""
 
-    def __init__(
-        self,
-        schema: GraphQLSchema,
-        limits: Limits,
-        *,
-        is_open: bool,
-    ) -> None:
-        """Where it is not open, nothing tells what is in the schema: neither introspection nor suggestions."""
+    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
         self._schema = schema
         self._limits = limits
-        self._rules = RULES if is_open else RULES_WITHOUT_INTROSPECTION
-        self._hide_suggestions = not is_open
         self._valid: Kept[Document] = Kept(MOST_BYTES)
         self._refused: Kept[RefusedError] = Kept(MOST_BYTES_REFUSED)
 
-    def get(self, text: str) -> Document:
-        """The valid document of this text; raises RefusedError where there is none."""
-        if document := self._valid.get(text):
+    def get(self, text: str, *, is_open: bool) -> Document:
+        """The valid document of this text; raises RefusedError where there is none.
+
+        Where it is not open, nothing tells what is in the schema: neither introspection nor suggestions.
+        """
+        key = text, is_open
+        if document := self._valid.get(key):
             return document
-        if refused := self._refused.get(text):
+        if refused := self._refused.get(key):
             raise RefusedError(refused.errors)
         try:
-            document = self.read(text)
+            document = self.read(text, is_open=is_open)
         except RefusedError as error:
-            self._refused.keep(text, RefusedError(error.errors), error.tokens)
+            self._refused.keep(key, RefusedError(error.errors), bytes_of(text, error.tokens))
             raise
-        self._valid.keep(text, document, document.parsed.token_count)
+        self._valid.keep(key, document, bytes_of(text, document.parsed.token_count))
         return document
 
-    def read(self, text: str) -> Document:
+    def read(self, text: str, *, is_open: bool) -> Document:
         """The same without keeping it."""
         try:
             parsed = parse(text, self._limits)
@@ -174,11 +168,11 @@ class Documents:
         errors = check(parsed, self._limits) or validate(
             self._schema,
             parsed,
-            self._rules,
+            RULES if is_open else RULES_WITHOUT_INTROSPECTION,
             MOST_ERRORS,
-            hide_suggestions=self._hide_suggestions,
+            hide_suggestions=not is_open,
             allow_empty_selection_sets=False,
         )
         if errors:
             raise RefusedError(errors, parsed.token_count)
-        return Document(self._schema, parsed, compiled(parsed), self._hide_suggestions)
+        return Document(self._schema, parsed, compiled(parsed), hide_suggestions=not is_open)
