@@ -1,6 +1,8 @@
 """Where a value stands that GraphQL could not coerce: from the variable's or argument's name down."""
 
 import re
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from graphql import (
@@ -20,6 +22,7 @@ Path = list[str | int]
 
 # What graphql-core says where it coerces while it executes: the path stands in the message alone.
 _COERCION = re.compile(r"(?:Variable|Argument) '\$?(?P<name>\w+)' has invalid value(?: at (?P<path>[\w.\[\]]+))?:")
+_TOO_DEEP = "Variable values are nested too deeply."
 
 
 class LiteralError(GraphQLError):
@@ -53,6 +56,23 @@ class LiteralsOfCorrectTypeRule(ValuesOfCorrectTypeRule):
         if input_type:
             validate_input_literal(node, input_type, report, None, None, self.context.hide_suggestions)
         return SKIP
+
+
+def named(error: GraphQLError, variables: Mapping[str, Any]) -> GraphQLError:
+    """The error; that variables are too deep, with the name of the deepest."""
+    if error.message != _TOO_DEEP:
+        return error
+    name = max(variables, key=lambda name: _levels(variables[name]))
+    return GraphQLError(f"Variable '${name}' has invalid value: It is nested too deeply.")
+
+
+def _levels(value: object) -> int:
+    levels, level = 0, [value]
+    while level:
+        levels += 1
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = list(chain.from_iterable(inner))
+    return levels
 
 
 def place_of(error: GraphQLError) -> Path | None:

@@ -24,6 +24,7 @@ from strawberry.execution import optimized_is_awaitable
 
 from resolvers.request import Request
 from resolvers.tracking import admit, cut_address
+from schema.coercion import named
 from schema.compiled import Compiled, compiled
 from schema.cost import Price, price_of
 from schema.limits import MOST_ERRORS, Limits, check, check_variables, parse
@@ -81,7 +82,7 @@ class Document:
         )
         result = await answer if isawaitable(answer) else answer
         if result.data is None and result.errors and not any(error.path for error in result.errors):
-            raise RefusedError(result.errors)
+            raise RefusedError([named(error, variables or {}) for error in result.errors])
         result.extensions = told
         return result
 

@@ -76,6 +76,16 @@ async def test_first_and_last_are_1_to_100(platform: Platform, name: str, argume
     assert message == f"{argument} is {size}, and must be 1 to 100"
 
 
+async def test_of_several_variables_the_one_that_is_too_deep_is_named(platform: Platform) -> None:
+    query = "query ($a: [ID!]!, $b: [ID!]!) { a: nodes(ids: $a) { id } b: nodes(ids: $b) { id } }"
+    variables = '{"a": [["a"]], "b": %s}' % ("[" * 1000 + "]" * 1000)
+    body = f'{{"query": "{query}", "variables": {variables}}}'
+    answer = await platform.client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    error = answer.json()["errors"][-1]
+    assert error["message"] == "Variable '$b' has invalid value: It is nested too deeply."
+    assert (error["extensions"]["code"], error["path"]) == ("BAD_USER_INPUT", ["b"])
+
+
 @pytest.mark.parametrize("size", [0, 101])
 async def test_so_is_the_number_of_recent_completions(platform: Platform, size: int) -> None:
     assert await refused(platform, RECENT, n=size) == f"first is {size}, and must be 1 to 100"
