@@ -213,13 +213,16 @@ class Api:
         if asked.document_id is not None:
             if document := self._trusted.get(asked.document_id):
                 return document
-            raise NotFoundError("no document has this id: send another documentId, or the document itself as query")
-        if self._settings.documents_required and not (
-            viewer.role is Role.ADMIN and self._settings.documents_exempt_admins
-        ):
+            instead = "" if self._only_trusted(viewer) else ", or the document itself as query"
+            raise NotFoundError(f"no document has this id: send another documentId{instead}")
+        if self._only_trusted(viewer):
             raise ForbiddenError("only trusted documents are executed here: send the documentId of one, and no query")
         is_open = viewer.role is Role.ADMIN or self._settings.environment == "development"
         return self._documents.get(asked.query or "", is_open=is_open)
+
+    def _only_trusted(self, viewer: Viewer) -> bool:
+        is_exempt = viewer.role is Role.ADMIN and self._settings.documents_exempt_admins
+        return self._settings.documents_required and not is_exempt
 
     @staticmethod
     def _malformed(http: HttpRequest, error: MalformedError) -> Response:

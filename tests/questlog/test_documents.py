@@ -109,6 +109,18 @@ async def test_who_may_not_ask_is_told_by_the_status_too(servers: EmbeddedServer
         assert answer.status_code == 403
 
 
+async def test_whoever_names_no_document_is_told_what_they_can_send(servers: EmbeddedServers, tmp_path: Path) -> None:
+    documents = written(tmp_path, {"role": ROLE})
+    async with new_api(servers, tmp_path, documents=documents) as platform:
+        (error,) = (await post(platform, {"documentId": "nobody's"}))["errors"]
+        assert error["message"] == "no document has this id: send another documentId, or the document itself as query"
+    required: dict[str, Any] = {"documents_required": True, "documents_exempt_admins": True}
+    async with new_api(servers, tmp_path, documents=documents, **required) as platform:
+        for asker, advice in ((None, ""), (ADMIN, ", or the document itself as query")):
+            (error,) = (await post(platform, {"documentId": "nobody's"}, asker))["errors"]
+            assert error["message"] == f"no document has this id: send another documentId{advice}"
+
+
 @pytest.mark.parametrize(
     ("manifest", "reason"),
     [
