@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from questlog.log import REQUEST_ID
-from questlog.media_type import JSON, preferred
+from questlog.media_type import JSON, accepted, preferred
 from resolvers.request import Request
 from schema.errors import Error, masked
 
@@ -107,7 +107,7 @@ def refusal(scope: Scope, status: int, errors: Sequence[Error], headers: Mapping
 
 def answer(scope: Scope, body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
     """The body in JSON, as the media type that the client prefers."""
-    media_type = preferred(Headers(scope=scope).get("accept")) or JSON
+    media_type = preferred(accepted(Headers(scope=scope))) or JSON
     return Response(orjson.dumps(body), status, headers, f"{media_type}; charset=utf-8")
 
 

@@ -24,7 +24,7 @@ from questlog.body import BodyLimit
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
 from questlog.documents import documents_of, trusted_documents
-from questlog.media_type import GRAPHQL, HTML, JSON, preferred
+from questlog.media_type import GRAPHQL, HTML, JSON, accepted, preferred
 from questlog.parameters import MalformedError, Parameters, parameters
 from questlog.settings import Settings, SettingsError
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
@@ -141,7 +141,7 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         http = HttpRequest(scope, receive)
-        if self.has_explorer and http.method == "GET" and preferred(http.headers.get("accept"), (JSON, HTML)) == HTML:
+        if self.has_explorer and http.method == "GET" and preferred(accepted(http.headers), (JSON, HTML)) == HTML:
             await explorer.page()(scope, receive, send)
             return
         try:
@@ -184,7 +184,7 @@ class Api:
         allowed = methods(self._settings)
         if http.method not in allowed:
             raise MalformedError(f"the method must be {' or '.join(allowed)}", 405, {"allow": ", ".join(allowed)})
-        if preferred(http.headers.get("accept")) is None:
+        if preferred(accepted(http.headers)) is None:
             raise MalformedError(f"Accept must have {JSON} or {GRAPHQL}, in UTF-8", 406)
 
     async def _answer(self, http: HttpRequest, request: Request, asked: Parameters) -> Response:
@@ -232,7 +232,7 @@ class Api:
     def _refused(http: HttpRequest, errors: Sequence[GraphQLError]) -> Response:
         """In the older media type a status tells nothing of GraphQL."""
         formatted = all_formatted(errors)
-        is_graphql = preferred(http.headers.get("accept")) == GRAPHQL
+        is_graphql = preferred(accepted(http.headers)) == GRAPHQL
         return refusal(
             http.scope, STATUSES.get(formatted[0]["extensions"]["code"], 400) if is_graphql else 200, formatted
         )

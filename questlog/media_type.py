@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from starlette.datastructures import Headers
+
 JSON = "application/json"
 GRAPHQL = "application/graphql-response+json"
 HTML = "text/html"
@@ -15,7 +17,12 @@ def essence(value: str) -> tuple[str, dict[str, str]]:
     return name.strip(), {key.strip(): text.strip(' \t"') for key, _, text in pairs}
 
 
-def preferred(accept: str | None, offered: Sequence[str] = (JSON, GRAPHQL)) -> str | None:
+def accepted(headers: Headers) -> str:
+    """What the client takes: all of its Accept headers as one."""
+    return ", ".join(headers.getlist("accept"))
+
+
+def preferred(accept: str, offered: Sequence[str] = (JSON, GRAPHQL)) -> str | None:
     """The type that the header likes best, of several the one it names first; the first that is offered, where it has
     no preference; None where it takes none of them."""
     if not accept:
@@ -42,5 +49,5 @@ def _ranges(accept: str) -> Iterator[tuple[str, float]]:
             quality = float(parameters.get("q", 1))
         except ValueError:
             continue
-        if parameters.get("charset", "utf-8") in UTF_8:
+        if 0 <= quality <= 1 and parameters.get("charset", "utf-8") in UTF_8:
             yield name, quality

@@ -42,7 +42,7 @@ async def parameters(http: HttpRequest) -> Parameters:
     content_type, of_type = essence(http.headers.get("content-type", ""))
     if content_type != JSON or of_type.get("charset", "utf-8") not in UTF_8:
         raise MalformedError(f"Content-Type must be {JSON}, in UTF-8", 415)
-    if http.headers.get("content-encoding", "identity") != "identity":
+    if http.headers.get("content-encoding", "identity").lower() != "identity":
         raise MalformedError("Content-Encoding must be identity: bodies are not unpacked", 415)
     return _checked(_of_body(await http.body()))
 
@@ -92,7 +92,7 @@ def _checked(sent: dict[str, Any]) -> Parameters:
         raise MalformedError("query or documentId is needed")
     if query is not None and document_id is not None:
         raise MalformedError("query and documentId exclude each other: send one of them")
-    return Parameters(query, document_id, sent.get("operationName"), sent.get("variables"))
+    return Parameters(query, document_id, sent.get("operationName") or None, sent.get("variables"))
 
 
 def _persisted(extensions: dict[str, Any]) -> str | None:

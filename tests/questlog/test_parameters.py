@@ -76,6 +76,11 @@ async def test_of_a_name_that_is_there_twice_the_last_counts(api: Platform) -> N
     assert answer.json()["data"] == ANSWER
 
 
+async def test_an_empty_operation_name_is_none(api: Platform) -> None:
+    assert (await post(api, {"query": ROLE, "operationName": ""})).json()["data"] == ANSWER
+    assert (await api.client.get("/graphql", params={"query": ROLE, "operationName": ""})).json()["data"] == ANSWER
+
+
 @pytest.mark.parametrize(
     "content_type", [JSON, f"{JSON};charset=UTF-8", 'Application/JSON; charset="utf-8"; x=y', f"{JSON}; charset=utf8"]
 )
@@ -106,6 +111,10 @@ async def test_a_packed_body_is_refused(api: Platform) -> None:
     assert "identity" in message(answer)
 
 
+async def test_a_body_that_is_said_not_to_be_packed_is_read(api: Platform) -> None:
+    assert (await post(api, {"query": ROLE}, content_encoding="Identity")).json()["data"] == ANSWER
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
 async def test_other_methods_are_refused(api: Platform, method: str) -> None:
     answer = await api.client.request(method, "/graphql")
@@ -119,7 +128,6 @@ async def test_queries_by_get_are_answered_where_that_is_switched_on(
     typed = asked | {"operationName": "A", "variables": '{"n": "User"}', "extensions": "{}"}
     assert (await api.client.get("/graphql", params=typed)).json() == {"data": {"__type": {"name": "User"}}}
     assert (await api.client.get("/graphql", params=asked | {"operationName": "B"})).json()["data"] == ANSWER
-    assert (await api.client.get("/graphql", params={"query": ROLE, "operationName": ""})).json()["data"] == ANSWER
     async with new_api(servers, tmp_path) as other:
         answer = await other.client.get("/graphql", params={"query": ROLE})
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -192,7 +200,6 @@ async def test_a_client_that_takes_neither_type_is_told(api: Platform) -> None:
 @pytest.mark.parametrize(
     ("accept", "best"),
     [
-        (None, JSON),
         ("", JSON),
         ("*/*", JSON),
         ("application/*", JSON),
@@ -207,13 +214,24 @@ async def test_a_client_that_takes_neither_type_is_told(api: Platform) -> None:
         (f"{GRAPHQL}, */*", GRAPHQL),
         (f"text/html, {GRAPHQL};q=often, */*;q=0.1", JSON),
         (f"{GRAPHQL}; charset=iso-8859-1, {JSON};q=0.1", JSON),
+        (f"{GRAPHQL};q=inf, {JSON};q=0.1", JSON),
+        (f"{GRAPHQL};q=nan, {JSON};q=0.1", JSON),
+        (f"{GRAPHQL};q=1.1, {JSON};q=0.1", JSON),
+        (f"{GRAPHQL};q=-1, {JSON};q=0.1", JSON),
         (f"{JSON};q=0", None),
         ("text/html", None),
         ("*/*;q=0", None),
     ],
 )
-def test_the_media_type_is_the_one_that_the_client_likes_best(accept: str | None, best: str | None) -> None:
+def test_the_media_type_is_the_one_that_the_client_likes_best(accept: str, best: str | None) -> None:
     assert preferred(accept) == best
+
+
+async def test_several_accept_headers_are_read_as_one(api: Platform) -> None:
+    headers = [("content-type", JSON), ("accept", f"{JSON};q=0.5"), ("accept", GRAPHQL)]
+    for query, status in ((ROLE, 200), ("{", 400)):
+        answer = await api.client.post("/graphql", json={"query": query}, headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, f"{GRAPHQL}; charset=utf-8")
 
 
 async def test_answers_are_the_same_in_both_types(api: Platform) -> None:
