@@ -7,7 +7,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 GRAPHIQL = ("graphene_django_graphiql_static", "static/graphene_django_graphiql_static")
-PAGE = files(__name__).joinpath("statics/page.html").read_bytes()
+PAGE = files(__name__).joinpath("page.html").read_bytes()
 # GraphiQL sets styles where it shows something; nothing else may come from elsewhere than files of ours.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "

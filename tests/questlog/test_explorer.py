@@ -41,6 +41,10 @@ async def test_its_policy_lets_nothing_foreign_in(platform: Platform) -> None:
     assert "<style" not in page.text
 
 
+async def test_the_page_is_nowhere_without_its_policy(platform: Platform) -> None:
+    assert (await platform.client.get("/explorer/page.html")).status_code == 404
+
+
 async def test_others_get_none(platform: Platform) -> None:
     for accept in ("*/*", "application/json", "application/json, text/html;q=0.9"):
         assert (await platform.client.get("/graphql", headers={"accept": accept})).status_code == 405
