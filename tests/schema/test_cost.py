@@ -141,25 +141,30 @@ async def test_what_costs_too_much_is_refused_before_anything_runs(servers: Embe
         assert (await whole(api, USERS, ADA, first=99))["data"]
 
 
-async def test_a_bucket_runs_dry_fills_again_and_is_the_viewers_own(servers: EmbeddedServers, tmp_path: Path) -> None:
-    async with new_api(servers, tmp_path, question_cost=100, cost_maximum=130, cost_restore_rate=50) as api:
+async def test_a_bucket_runs_dry_and_is_the_viewers_own(servers: EmbeddedServers, tmp_path: Path) -> None:
+    async with new_api(servers, tmp_path, question_cost=100, cost_maximum=130, cost_restore_rate=1) as api:
         answer = await whole(api, USERS, ADA, first=99)
         told = answer["extensions"]["cost"]
         assert (told["requestedQueryCost"], told["maximumQueryCost"]) == (100, 100)
-        assert told["throttleStatus"] == {"maximumAvailable": 130, "currentlyAvailable": 30, "restoreRate": 50}
+        assert told["throttleStatus"] == {"maximumAvailable": 130, "currentlyAvailable": 30, "restoreRate": 1}
         (error,) = (await whole(api, USERS, ADA, first=99))["errors"]
         assert error["extensions"]["code"] == "RATE_LIMITED"
-        assert 0 < error["extensions"]["retryAfterMs"] <= 1400
+        assert 0 < error["extensions"]["retryAfterMs"] <= 70_000
         assert re.search(r"costs 100, and \d+ are left of 130", error["message"])
         assert (await whole(api, USERS, EVE, first=99))["data"]
         assert (await whole(api, "{ viewer { role } }"))["extensions"]["cost"]["throttleStatus"][
             "currentlyAvailable"
         ] == 129
 
+
+async def test_a_bucket_fills_again(servers: EmbeddedServers, tmp_path: Path) -> None:
+    async with new_api(servers, tmp_path, question_cost=100, cost_maximum=100, cost_restore_rate=500) as api:
+
         async def is_full_enough() -> bool:
             return "errors" not in await whole(api, USERS, ADA, first=99)
 
-        await until(is_full_enough)
+        for _ in range(3):
+            await until(is_full_enough)
 
 
 async def test_many_at_once_get_no_more_than_there_is(servers: EmbeddedServers, tmp_path: Path) -> None:
