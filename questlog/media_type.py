@@ -1,6 +1,7 @@
 """Media types: what an answer is written in, as the client's Accept header wants it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 
@@ -22,7 +23,8 @@ def accepted(headers: Headers) -> str:
     return ", ".join(headers.getlist("accept"))
 
 
-def preferred(accept: str, offered: Sequence[str] = (JSON, GRAPHQL)) -> str | None:
+@lru_cache(64)
+def preferred(accept: str, offered: tuple[str, ...] = (JSON, GRAPHQL)) -> str | None:
     """The type that the header likes best, of several the one it names first; the first that is offered, where it has
     no preference; None where it takes none of them."""
     if not accept:
