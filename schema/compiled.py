@@ -156,9 +156,11 @@ EVENTS: dict[tuple[str, str, str | None], Read] = {
 def _writer(selection_set: SelectionSetNode, known: dict[str, Read]) -> Read | None:
     """Writes an object's fields in the order of the selection; None for a selection that is not plain."""
     reads: dict[str, Read] = {}
+    names: set[str] = set()
     for field in selection_set.selections:
-        if not isinstance(field, FieldNode) or field.directives or _key(field) in reads:
+        if not isinstance(field, FieldNode) or field.directives or field.name.value in names or _key(field) in reads:
             return None
+        names.add(field.name.value)
         read: Read | None = known[field.name.value]
         if field.selection_set:
             read = _each(known[field.name.value], _writer(field.selection_set, ERROR))

@@ -38,7 +38,9 @@ from resolvers.engagement import LONGEST_WINDOW
 
 MUTATION = 10
 FREE = ("trackEvent", "trackEvents")
-"""Mutations with limits of their own: so many events a minute."""
+"""Mutations with limits of their own, so many events a minute, which cost only what is above FREE_AN_EVENT."""
+FREE_AN_EVENT = 2
+"""For each event an error and its `field`."""
 WEIGHTLESS = ("Edge", "PageInfo")
 """How the names of types end that only hold other objects, or none."""
 SIZES = {"first": LARGEST_SIZE, "last": LARGEST_SIZE, "limit": LARGEST_SIZE, "ids": LARGEST_SIZE}
@@ -51,7 +53,8 @@ LENGTH = 10
 LENGTHS_OF_SCHEMA = {"types": 100, "fields": 3, "directives": 5}
 """The same of what introspection lists, any other being 1: as they are on average in ours."""
 VALUES = 20
-"""So many values in lists of scalars cost as much as an object, and so do so many days that figures are summed over."""
+"""So many values cost as much as an object: in lists of scalars, beyond the first so many of an object, and days that
+figures are summed over. A JSON counts as so many."""
 
 Variables = Mapping[str, Any]
 Size = Callable[[Variables], int]
@@ -96,8 +99,8 @@ def price_of(schema: GraphQLSchema, document: DocumentNode, operation: Operation
 
 @dataclass(frozen=True)
 class _Above:
-    """What the fields above an object say of it: how many entries it has, where it is a connection, and of how many
-    days it is."""
+    """What the fields above an object say of it: how many entries its lists have, where it is a connection or what a
+    mutation answers, and of how many days it is."""
 
     entries: Size | None = None
     days: Size | None = None
@@ -125,39 +128,47 @@ class _Reckoning:
     def _below(
         self, parent: GraphQLObjectType, selected: Sequence[SelectionSetNode], above: _Above = _Above()
     ) -> list[Cost]:
-        costs = []
+        costs, values = [], 0
         for nodes in self._fields(parent, selected):
             field = self._schema.get_field(parent, nodes[0].name.value)
-            if field is None or nodes[0].name.value in FREE:
+            if field is None:
                 continue
             if is_composite_type(get_named_type(field.type)):
                 costs.append(self._cost(parent, field, nodes, above))
             elif _is_list(field):
                 costs.append(_values(above.days or _some))
+            else:
+                values += VALUES if get_named_type(field.type).name == "JSON" else 1
+        if values > VALUES:
+            costs.append(Cost(ceil(values / VALUES) - 1, _one, []))
         return costs
 
     def _cost(self, parent: GraphQLObjectType, field: GraphQLField, nodes: list[FieldNode], above: _Above) -> Cost:
+        if parent is self._schema.mutation_type:
+            return self._mutation(field, nodes)
         kind = cast(GraphQLCompositeType, get_named_type(field.type))
         selected = [each.selection_set for each in nodes if each.selection_set]
         is_connection = kind.name.endswith("Connection")
         size = self._size(field, nodes[0], SIZES, DEFAULT_SIZE if is_connection else _length(parent, nodes[0]))
         days = self._size(field, nodes[0], DAYS, LENGTH) if DAYS.keys() & field.args.keys() else above.days
-        weight = self._weight(parent, field)
+        names_a_type = kind is introspection_types["__Type"] and not _is_list(field)
+        weight = int(not (names_a_type or kind.name.endswith(WEIGHTLESS)))
         here = _Above(size if is_connection else None, days)
         below = [self._below(each, selected, here) for each in self._types(kind)]
         if _is_list(field):
             return Cost(weight, above.entries or size, below)
-        beside = [_values(days)] if days and days is not above.days else []
-        if parent is self._schema.mutation_type:
-            beside.append(Cost(1, self._entries(nodes[0]), []))
-        return Cost(weight, _one, [beside + each for each in below])
+        sums = [_values(days)] if days and days is not above.days else []
+        return Cost(weight, _one, [sums + each for each in below])
 
-    def _weight(self, parent: GraphQLObjectType, field: GraphQLField) -> int:
-        if parent is self._schema.mutation_type:
-            return MUTATION
-        kind = get_named_type(field.type)
-        names_a_type = kind is introspection_types["__Type"] and not _is_list(field)
-        return int(not (names_a_type or kind.name.endswith(WEIGHTLESS)))
+    def _mutation(self, field: GraphQLField, nodes: list[FieldNode]) -> Cost:
+        """With the lists of its answer as long as those of its input."""
+        kind = cast(GraphQLObjectType, get_named_type(field.type))
+        inputs = self._entries(nodes[0])
+        told = self._below(kind, [each.selection_set for each in nodes if each.selection_set], _Above(inputs))
+        if nodes[0].name.value not in FREE:
+            return Cost(MUTATION, _one, [[Cost(1, inputs, []), *told]])
+        answer = Cost(0, _one, [told])
+        return Cost(1, lambda variables: max(0, answer.of(variables) - FREE_AN_EVENT * inputs(variables)), [])
 
     def _types(self, kind: GraphQLCompositeType) -> Sequence[GraphQLObjectType]:
         return [kind] if isinstance(kind, GraphQLObjectType) else self._schema.get_possible_types(kind)

@@ -63,6 +63,7 @@ OF_RISK = "query ($x: Float!) { atRiskStudents(threshold: $x) { nodes { user { u
 OF_PAYLOADS = "query ($x: JSON) { activityEvents(containing: $x) { nodes { id } } }"
 FIELDS = " ".join(f"f{each}: fields {{ name args {{ name }} }}" for each in range(5))
 TWENTY_TIMES = " ".join(f"a{each}: trackEvents(input: {{events: $x}}) {{ accepted }}" for each in range(20))
+TOLD_50_TIMES = " ".join(f"a{each}: userErrors {{ message }}" for each in range(50))
 TRACK = "mutation ($x: [TrackEventInput!]!) { trackEvents(input: {events: $x}) { accepted } }"
 
 EVENT = {
@@ -171,6 +172,11 @@ ATTACKS = {
     ),
     "introspection of everything twice": _asked(
         COMPLEX, "{ __schema { " + " ".join(f"a{each}: types {{ {FIELDS} }}" for each in range(2)) + " } }"
+    ),
+    "what is told of events 50 times": _asked(COMPLEX, TRACK.replace("accepted", TOLD_50_TIMES), x=[EVENT] * 500),
+    "payloads 50 times": _asked(
+        COMPLEX,
+        "{ activityEvents(first: 100) { nodes { " + " ".join(f"a{each}: data" for each in range(50)) + " } } }",
     ),
     "half a string": _asked(UNPARSED, '{ user(userId: "'),
     "half of a surrogate pair": _asked(UNPARSED, '{ user(userId: "\\uD800") { id } }'),

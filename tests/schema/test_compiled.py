@@ -41,6 +41,7 @@ GENERAL = [
     "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { accepted @skip(if: true) rejected } }",
     "mutation ($input: TrackEventInput!) { trackEvent(input: $input) @include(if: false) { accepted } }",
     "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { accepted accepted } }",
+    "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { a: accepted accepted } }",
     "mutation ($input: TrackEventInput!) { trackEvent(input: $input) { accepted } __typename }",
     "mutation ($e: TrackEventInput!) { a: trackEvent(input: $e) { accepted } b: trackEvent(input: $e) { rejected } }",
     "mutation ($input: TrackEventInput) { trackEvent(input: $input) { accepted } }",

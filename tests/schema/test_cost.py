@@ -23,6 +23,9 @@ EVE: Asker = (Role.STUDENT, "eve")
 USERS = "query ($first: Int) { users(first: $first) { nodes { id } } }"
 
 
+MESSAGES = " ".join(f"a{each}: message" for each in range(41))
+
+
 def cost(query: str, **variables: Any) -> int:
     document = parse(query)
     assert not validate(SCHEMA, document)
@@ -65,6 +68,11 @@ def cost(query: str, **variables: Any) -> int:
         ('{ nodes(ids: ["a", "b", "c"]) { id } }', 3),
         ('{ nodes(ids: ["a", "b"]) { ... on User { journey { totalXp } } ... on Session { id } } }', 4),
         ('{ node(id: "a") { ... on Node { id } ... on User { sessions(first: 2) { nodes { id } } } } }', 4),
+        ("{ viewer { HERE } }".replace("HERE", " ".join(f"a{each}: role" for each in range(20))), 1),
+        ("{ viewer { HERE } }".replace("HERE", " ".join(f"a{each}: role" for each in range(41))), 3),
+        ("{ activityEvents(first: 10) { nodes { data } } }", 11),
+        ("{ activityEvents(first: 10) { nodes { a: data id } } }", 21),
+        ("{ activityEvents(first: 10) { nodes { a: data b: data c: data } } }", 31),
         ("{ popularQuests { questId } }", 10),
         ("{ popularQuests(limit: 3) { questId } }", 3),
         ('{ journey(userId: "a") { recentCompletions { xp } } }', 6),
@@ -72,8 +80,8 @@ def cost(query: str, **variables: Any) -> int:
         ("{ a: viewer { role } b: viewer { role } }", 2),
         ("{ viewer { role } viewer { user { id } } ...f ...f } fragment f on Query { viewer { user { role } } }", 2),
         ("{ viewer { user { ...f ...f } } } fragment f on User { journey { totalXp } }", 3),
-        ("mutation { upsertUsers(input: {users: []}) { users { userId } } }", 21),
-        ("mutation { upsertUsers(input: {users: []}) { userErrors { field code } } }", 31),
+        ("mutation { upsertUsers(input: {users: []}) { users { userId } } }", 12),
+        ("mutation { upsertUsers(input: {users: []}) { userErrors { field code } } }", 13),
         ('mutation { linkGuardian(input: {guardianId: "a", childId: "b"}) { child { userId } } }', 12),
     ],
 )
@@ -111,15 +119,24 @@ def test_variables_say_how_long_a_page_is() -> None:
     assert cost(days) == 6
     assert cost(days, days=100) == 12
     upsert = "mutation ($users: [UserInput!]!) { upsertUsers(input: {users: $users}) { userErrors { code } } }"
-    assert cost(upsert, users=[{}] * 1000) == 1020
-    assert cost(upsert.replace("]!)", "]! = [])")) == 21
-    assert cost(upsert, users={}) == cost(upsert, users=None) == cost(upsert) == 21
+    assert cost(upsert, users=[{}] * 1000) == 2010
+    assert cost(upsert.replace("]!)", "]! = [" + "{userId: 1, role: ADMIN}" * 2 + "])")) == 14
+    assert cost(upsert, users={}) == cost(upsert, users=None) == cost(upsert) == 12
     whole = "mutation ($input: UpsertUsersInput!) { upsertUsers(input: $input) { userErrors { code } } }"
-    assert cost(whole, input={"users": [{}] * 1000}) == 1020
-    assert cost(whole, input=[]) == 21
+    assert cost(whole, input={"users": [{}] * 1000}) == 2010
+    assert cost(whole, input=[]) == 12
     nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert cost(nodes, ids=["a"] * 50) == 50
     assert cost(nodes, ids="a") == 1
+
+
+def test_tracking_costs_nothing_but_what_is_told_of_an_event_again() -> None:
+    events: list[Answer] = [{}] * 100
+    told = "userErrors { index eventId field code message }"
+    track = "mutation ($events: [TrackEventInput!]!) { trackEvents(input: {events: $events}) { HERE } }"
+    assert cost(track.replace("HERE", f"__typename accepted {told}"), events=events) == 0
+    assert cost(track.replace("HERE", f"{told} a: {told} b: {told}"), events=events) == 400
+    assert cost(track.replace("HERE", "userErrors { HERE }").replace("HERE", MESSAGES), events=events) == 100
 
 
 async def whole(api: Platform, query: str, asker: Asker = None, **variables: Any) -> Answer:
