@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ForeignKey, func, or_, select
+from sqlalchemy import ColumnElement, ForeignKey, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
@@ -28,9 +28,13 @@ class Guardianship(Base):
     expires_at: Mapped[datetime | None]
 
 
-def in_force() -> ColumnElement[bool]:
-    """Whether a link still counts at the transaction's time; one that expires now does not."""
-    return or_(Guardianship.expires_at.is_(None), Guardianship.expires_at > func.now())
+def in_force(child: type[User]) -> ColumnElement[bool]:
+    """Whether a link with this child still counts at the transaction's time: one that expires now does not, nor one
+    with somebody who becomes 18 now."""
+    return and_(
+        or_(Guardianship.expires_at.is_(None), Guardianship.expires_at > func.now()),
+        or_(child.adult_at.is_(None), child.adult_at > func.now()),
+    )
 
 
 async def children_of(connection: AsyncConnection, guardian_ids: Sequence[str]) -> set[Pair]:
@@ -41,7 +45,7 @@ async def children_of(connection: AsyncConnection, guardian_ids: Sequence[str]) 
         .select_from(Guardianship)
         .join(guardian, guardian.subject_key == Guardianship.guardian_key)
         .join(child, child.subject_key == Guardianship.subject_key)
-        .where(guardian.user_id.in_(guardian_ids), in_force())
+        .where(guardian.user_id.in_(guardian_ids), in_force(child))
     )
     return {(guardian_id, child_id) for guardian_id, child_id in rows}
 

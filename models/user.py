@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, unnest
+from models.consent import is_consented
 from models.risk import AssessmentDue
 
 
@@ -24,7 +25,10 @@ class UserRole(StrEnum):
 
 
 class User(Base):
-    """One person. `subject_key` stands for them in every table; `user_id` is the platform's own id."""
+    """One person. `subject_key` stands for them in every table; `user_id` is the platform's own id.
+
+    `adult_at` is when they become 18, where their birth date is known.
+    """
 
     __tablename__ = "users"
 
@@ -34,6 +38,8 @@ class User(Base):
     display_name: Mapped[str | None]
     time_zone: Mapped[str]
     birth_date: Mapped[date | None]
+    adult_at: Mapped[datetime | None]
+    tracking_objected: Mapped[bool]
     known_since: Mapped[datetime]
     first_seen_at: Mapped[datetime | None]
     last_seen_at: Mapped[datetime | None]
@@ -48,11 +54,15 @@ class Arrival(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """Of whom events tell: the key in every table, the IANA zone their days are counted in, the kept role."""
+    """Of whom events tell: the key in every table, the IANA zone their days are counted in, the kept role, and what
+    says whether their events may be kept."""
 
     key: UUID
     time_zone: str
     role: UserRole
+    birth_date: date | None
+    objected: bool
+    consented: bool
 
 
 async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -> None:
@@ -82,7 +92,15 @@ async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -
 
 async def subjects_of(connection: AsyncConnection, user_ids: Sequence[str]) -> dict[str, Subject]:
     """The subjects of those of the users who are known, by user id."""
+    columns = User.subject_key, User.time_zone, User.role, User.birth_date, User.tracking_objected
     found = await connection.execute(
-        select(User.user_id, User.subject_key, User.time_zone, User.role).where(User.user_id.in_(user_ids))
+        select(User.user_id, *columns, is_consented(User.subject_key).label("consented")).where(
+            User.user_id.in_(user_ids)
+        )
     )
-    return {row.user_id: Subject(row.subject_key, row.time_zone, UserRole(row.role)) for row in found}
+    return {
+        row.user_id: Subject(
+            row.subject_key, row.time_zone, UserRole(row.role), row.birth_date, row.tracking_objected, row.consented
+        )
+        for row in found
+    }

@@ -38,7 +38,8 @@ VIEWER_ID = "viewer_id"
 
 def visible_to(viewer: Viewer, subject_key: InstrumentedAttribute[UUID] | ColumnElement[UUID]) -> ColumnElement[bool]:
     """Whether the viewer may see the rows of this subject: an admin everybody's, a parent their own and their
-    children's, a learner their own, nobody else any. The statement's parameter VIEWER_ID must say who the viewer is."""
+    children's until those are 18, a learner their own, nobody else any. The statement's parameter VIEWER_ID must say
+    who the viewer is."""
     return _visible_to(viewer.role, subject_key)
 
 
@@ -50,13 +51,14 @@ def _visible_to(role: Role, subject_key: InstrumentedAttribute[UUID] | ColumnEle
     if role not in (Role.STUDENT, Role.PARENT):
         return false()
     viewer_id = bindparam(VIEWER_ID, type_=Text())
-    oneself, guardian = aliased(User), aliased(User)
+    oneself, guardian, child = aliased(User), aliased(User), aliased(User)
     themself = select(oneself.subject_key).where(oneself.user_id == viewer_id)
     if role is Role.STUDENT:
         return subject_key.in_(themself)
     children = (
         select(Guardianship.subject_key)
         .join(guardian, guardian.subject_key == Guardianship.guardian_key)
-        .where(guardian.user_id == viewer_id, in_force())
+        .join(child, child.subject_key == Guardianship.subject_key)
+        .where(guardian.user_id == viewer_id, in_force(child))
     )
     return subject_key.in_(union_all(themself, children))

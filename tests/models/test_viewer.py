@@ -17,20 +17,21 @@ AWKWARD = ["o'brien", '"quoted"', "{a,b}", "}'; --", "Ünï çødé", " ", "%L",
 
 
 async def a_graph(connection: AsyncConnection, random: Random) -> dict[UUID, str]:
-    """People, any of whom may be anybody's guardian, themselves included, until any time; user ids by subject."""
+    """People, any of whom may be anybody's guardian, themselves included, until any time, and 18 at any; user ids by
+    subject."""
     now = datetime.now(UTC)
+    times = [None, now - timedelta(hours=1), now, now + timedelta(hours=1)]
     people = {uuid4(): f"{random.choice(AWKWARD)} {uuid4()}" for _ in range(random.randint(1, 6))}
     await connection.execute(
         insert(User),
         [
             {"subject_key": key, "user_id": user_id, "role": random.choice(["STUDENT", "PARENT", "ADMIN"])}
-            | {"time_zone": "UTC", "known_since": now}
+            | {"time_zone": "UTC", "known_since": now, "adult_at": random.choice(times)}
             for key, user_id in people.items()
         ],
     )
-    expiries = [None, now - timedelta(hours=1), now, now + timedelta(hours=1)]
     links = [
-        {"subject_key": child, "guardian_key": guardian, "linked_at": now, "expires_at": random.choice(expiries)}
+        {"subject_key": child, "guardian_key": guardian, "linked_at": now, "expires_at": random.choice(times)}
         for child in people
         for guardian in people
         if random.random() < 0.4
@@ -66,15 +67,17 @@ async def test_the_database_shows_whom_the_code_would_show(platform: Platform, s
 
 
 async def test_the_rule_by_role(platform: Platform) -> None:
-    """A parent with one child now, one whose link expired and one of somebody else's."""
+    """A parent with one child now, one whose link expired, one who is 18 now and one of somebody else's."""
     now = datetime.now(UTC)
-    parent, child, former, foreign = (f"{part} {uuid4()}" for part in ("parent", "child", "former", "foreign"))
-    keys = {who: uuid4() for who in (parent, child, former, foreign)}
+    names = ("parent", "child", "former", "grown", "foreign")
+    parent, child, former, grown, foreign = (f"{part} {uuid4()}" for part in names)
+    keys = {who: uuid4() for who in (parent, child, former, grown, foreign)}
     async with platform.superuser.begin() as connection:
         await connection.execute(
             insert(User),
             [
                 {"subject_key": key, "user_id": who, "role": "STUDENT", "time_zone": "UTC", "known_since": now}
+                | {"adult_at": {grown: now, child: now + timedelta(hours=1)}.get(who)}
                 for who, key in keys.items()
             ],
         )
@@ -82,7 +85,7 @@ async def test_the_rule_by_role(platform: Platform) -> None:
             insert(Guardianship),
             [
                 {"subject_key": keys[who], "guardian_key": keys[parent], "linked_at": now, "expires_at": expires_at}
-                for who, expires_at in ((child, None), (former, now))
+                for who, expires_at in ((child, None), (former, now), (grown, None))
             ],
         )
 

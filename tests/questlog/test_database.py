@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import pkgutil
 from collections.abc import AsyncIterator
+from datetime import date
 from uuid import uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.engine import make_url
 
 import models
+from models.age import adult_at
 from models.base import Base, connect
 from questlog.database import Logins, logins
 from questlog.embedded import EmbeddedServers
@@ -162,6 +164,31 @@ async def test_large_rows_become_small_and_large_again(empty: Logins, servers: E
             for found in expected:
                 assert (await connection.scalar(text(found)), found) == (1, found)
     await superuser.dispose()
+
+
+async def test_whoever_has_a_birth_date_already_is_18_when_they_would_be_had_it_come_later(
+    empty: Logins, servers: EmbeddedServers
+) -> None:
+    await migrate(empty, "0009")
+    superuser = connect(in_database(servers.superuser_url, make_url(empty.owner or "").database or ""), pool_size=1)
+    kept: list[tuple[date | None, str]] = [
+        (born, zone)
+        for born in (None, date(2008, 2, 28), date(2008, 2, 29), date(2010, 3, 1), date(2010, 12, 31))
+        for zone in ("Asia/Kathmandu", "America/St_Johns")
+    ]
+    known = text(
+        "INSERT INTO users (subject_key, user_id, role, known_since, birth_date, time_zone)"
+        " VALUES (gen_random_uuid(), CAST(:who AS text), 'STUDENT', now(), :born, :zone)"
+    )
+    async with superuser.begin() as connection:
+        for born, zone in kept:
+            await connection.execute(known, {"who": f"{born} {zone}", "born": born, "zone": zone})
+    await migrate(empty)
+    async with superuser.connect() as connection:
+        rows = (await connection.execute(text("SELECT birth_date, time_zone, adult_at FROM users"))).all()
+    await superuser.dispose()
+    expected = [(born, zone, born and adult_at(born, zone)) for born, zone in kept]
+    assert sorted(map(repr, expected)) == sorted(repr(tuple(row)) for row in rows)
 
 
 async def test_the_tables_have_the_columns_that_the_models_say(empty: Logins) -> None:
