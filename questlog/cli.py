@@ -105,7 +105,12 @@ def work() -> None:
         await check_queue(settings.redis_url)
         await check_durability(settings.redis_url, settings.environment)
         configure("worker", settings.log_level)
-        worker = create_worker(database_url, settings.redis_url, anonymize_after_days=settings.anonymize_after_days)
+        worker = create_worker(
+            database_url,
+            settings.redis_url,
+            anonymize_after_days=settings.anonymize_after_days,
+            consent_rule=settings.consent_rule,
+        )
         settle_memory()
         try:
             async with metrics_served(settings, lambda: {"worker": os.getpid()}):
@@ -202,8 +207,8 @@ def retry_set_aside(ids: SetAsideIds = None) -> None:
     from questlog.ledger import retry
 
     async def retrying() -> None:
-        async with _servers() as (engine, _, days):
-            await retry(engine, days, ids)
+        async with _servers() as (engine, _, settings):
+            await retry(engine, settings.anonymize_after_days, settings.consent_rule, ids)
 
     _until_done(retrying())
 
@@ -239,8 +244,8 @@ def recompute(
     wanted = bounds(first_day, last_day)
 
     async def recomputing() -> None:
-        async with _servers() as (engine, _, days):
-            await run(engine, days, user, wanted)
+        async with _servers() as (engine, _, settings):
+            await run(engine, settings.anonymize_after_days, user, wanted)
 
     _until_done(recomputing())
 
@@ -259,8 +264,8 @@ def import_milestones(
     from questlog.journey import run
 
     async def importing() -> None:
-        async with _servers() as (engine, _, days):
-            await run(engine, days, file)
+        async with _servers() as (engine, _, settings):
+            await run(engine, settings.anonymize_after_days, settings.consent_rule, file)
 
     _until_done(importing())
 
@@ -282,8 +287,8 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, int]]:
-    """The database by the worker's login, the queue, and the days until events are anonymised."""
+async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
+    """The database by the worker's login, the queue, and the settings."""
     from models.base import connect
     from questlog.database import logins
     from questlog.reach import check_database, check_queue
@@ -299,7 +304,7 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, int]]:
         engine, queue = connect(url, pool_size=1), await open_queue(redis_url)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
-        yield engine, queue, settings.anonymize_after_days
+        yield engine, queue, settings
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from models.permission import ConsentRule
 from questlog.progress import progress
 from questlog.supervisor import StartError
 from workers.journey import FileError, import_milestones
@@ -17,7 +18,7 @@ FORMATS = {".csv": False, ".jsonl": True, ".ndjson": True}
 """Whether a file whose name ends so is JSON Lines; of all others what they begin with tells."""
 
 
-async def run(engine: AsyncEngine, anonymize_after_days: int, name: str) -> None:
+async def run(engine: AsyncEngine, anonymize_after_days: int, consent_rule: ConsentRule, name: str) -> None:
     """Import a file, or stdin where its name is `-`, and print line, field and reason of each line that is refused.
 
     Raises StartError where the file is of no use, and in the end where any line was refused.
@@ -30,6 +31,7 @@ async def run(engine: AsyncEngine, anonymize_after_days: int, name: str) -> None
             as_json=FORMATS.get(Path(name).suffix.lower()),
             now=datetime.now(UTC),
             anonymize_after_days=anonymize_after_days,
+            consent_rule=consent_rule,
         )
         async for step in steps:
             imported, known, refused = imported + step.imported, known + step.known, refused + len(step.refused)

@@ -6,6 +6,7 @@ from arq.connections import ArqRedis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.ledger import list_set_aside
+from models.permission import ConsentRule
 from questlog.progress import progress
 from questlog.supervisor import StartError
 from workers.event import Stored
@@ -33,13 +34,17 @@ async def show_set_aside(engine: AsyncEngine) -> None:
             print(f"{set_aside_id}\t{at:%Y-%m-%dT%H:%M:%SZ}\t{reason}")
 
 
-async def retry(engine: AsyncEngine, anonymize_after_days: int, ids: Sequence[int] | None) -> None:
+async def retry(
+    engine: AsyncEngine, anonymize_after_days: int, consent_rule: ConsentRule, ids: Sequence[int] | None
+) -> None:
     """Store these of the events that are set aside, or all, and print what became of them."""
     outcome = Stored(0, 0, 0)
     ids = ids or await _all_ids(engine)
     done = 0
     with progress("Storing", len(ids)) as advance:
-        async for number, stored in retry_set_aside(engine, ids, anonymize_after_days=anonymize_after_days):
+        async for number, stored in retry_set_aside(
+            engine, ids, anonymize_after_days=anonymize_after_days, consent_rule=consent_rule
+        ):
             outcome = Stored(*map(sum, zip(outcome, stored, strict=True)))
             advance(done := done + number)
     print(" ".join(f"{name}: {number}" for name, number in outcome._asdict().items()))

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.permission import USUAL, ConsentRule
 from questlog import private
 
 PREFIX = "QUESTLOG_"
@@ -115,6 +116,15 @@ class Settings(BaseSettings):
     delete_after_days: int = Field(
         730, ge=90, le=3650, description="events are deleted once they are this many days old"
     )
+    age_of_consent: int = Field(
+        USUAL.age,
+        ge=0,
+        le=21,
+        description="nothing of a learner below this age is kept without a recorded consent; 0: no age",
+    )
+    unknown_age_needs_consent: bool = Field(
+        USUAL.unknown_age, description="a learner without a birth date needs a recorded consent too"
+    )
     user_events_per_minute: int = Field(6000, ge=0, description="most events of one user; 0: as many as they like")
     device_events_per_minute: int = Field(6000, ge=0, description="most events of one device; 0: as many as it likes")
     address_events_per_minute: int = Field(
@@ -183,6 +193,11 @@ class Settings(BaseSettings):
                 "QUESTLOG_ANONYMIZE_AFTER_DAYS is more than QUESTLOG_DELETE_AFTER_DAYS: events would go before that"
             )
         return self
+
+    @property
+    def consent_rule(self) -> ConsentRule:
+        """Who needs a consent."""
+        return ConsentRule(self.age_of_consent, self.unknown_age_needs_consent)
 
     @property
     def names_database(self) -> bool:

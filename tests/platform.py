@@ -57,6 +57,23 @@ mutation ($guardianId: ID!, $childId: ID!, $expiresAt: DateTime) {
   }
 }
 """
+CONSENT = """
+mutation ($userId: ID!, $basis: ConsentBasis!, $notice: String!, $method: String, $by: ID, $at: DateTime) {
+  recordConsent(input: {
+    userId: $userId, basis: $basis, noticeVersion: $notice, method: $method, givenById: $by, givenAt: $at
+  }) { person { userId role displayName } userErrors { field code message } }
+}
+"""
+REVOKE = """
+mutation ($userId: ID!) {
+  revokeConsent(input: {userId: $userId}) { person { userId } userErrors { field code message } }
+}
+"""
+SET_TRACKING = """
+mutation ($userId: ID!, $objected: Boolean!) {
+  setTracking(input: {userId: $userId, objected: $objected}) { person { userId } userErrors { field code message } }
+}
+"""
 
 WIDE_LIMITS = {
     "cost_restore_rate": 0,
@@ -121,6 +138,14 @@ class Platform:
         until = expires_at and expires_at.isoformat()
         answer = await self.data(LINK, SERVICE, guardianId=guardian_id, childId=child_id, expiresAt=until)
         assert not answer["linkGuardian"]["userErrors"]
+
+    async def consent(self, user_id: str, given_by: str | None = None, *, revoke: bool = False) -> None:
+        """Record that a parent consents, or somebody at school where nobody is named; and revoke it again."""
+        basis = "PARENT" if given_by else "SCHOOL"
+        sent = {"userId": user_id, "basis": basis, "notice": "2026-01", "method": "a form", "by": given_by}
+        assert not (await self.data(CONSENT, SERVICE, **sent))["recordConsent"]["userErrors"]
+        if revoke:
+            assert not (await self.data(REVOKE, SERVICE, userId=user_id))["revokeConsent"]["userErrors"]
 
     async def track(self, events: Sequence[Answer], asker: Asker = SERVICE) -> Answer:
         """Send TrackEventInput objects; the payload, whatever was refused."""
@@ -228,6 +253,7 @@ async def working(platform: Platform) -> AsyncIterator[None]:
         platform.logins.worker,
         f"{platform.settings.redis_url}?socket_timeout=60&socket_connect_timeout=60",
         anonymize_after_days=platform.settings.anonymize_after_days,
+        consent_rule=platform.settings.consent_rule,
         handle_signals=False,
     )
     running = asyncio.create_task(worker.async_run())

@@ -10,6 +10,7 @@ from arq.connections import ArqRedis
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from models.permission import USUAL, ConsentRule
 from workers.ledger import count_judged, store_batches
 from workers.metrics import TRANSACTION_SECONDS, timed
 from workers.queue import LARGEST_BATCH_BYTES, decode_batch, forget_waiting
@@ -31,8 +32,16 @@ class Batch:
 class GroupCommit:
     """What all jobs of a worker hand their batches to. To be made where the event loop runs."""
 
-    def __init__(self, engine: AsyncEngine, queue: ArqRedis, *, anonymize_after_days: int) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        queue: ArqRedis,
+        *,
+        anonymize_after_days: int,
+        consent_rule: ConsentRule = USUAL,
+    ) -> None:
         self._engine, self._queue, self._anonymize_after_days = engine, queue, anonymize_after_days
+        self._consent_rule = consent_rule
         self._brought: deque[Batch] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -99,7 +108,11 @@ class GroupCommit:
         with timed(TRANSACTION_SECONDS):
             async with self._engine.begin() as connection:
                 judged = await store_batches(
-                    connection, self._queue, batches, anonymize_after_days=self._anonymize_after_days
+                    connection,
+                    self._queue,
+                    batches,
+                    anonymize_after_days=self._anonymize_after_days,
+                    consent_rule=self._consent_rule,
                 )
         count_judged(judged)
         await forget_waiting(self._queue, batches)

@@ -8,12 +8,14 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.consent import begin_storing
 from models.device import TIME_ZONE, keys_of_devices
 from models.error import insert_errors
 from models.event import TrackedEvent, insert_events
 from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import horizon, is_sealed
 from models.ledger import set_aside
+from models.permission import FREE, USUAL, ConsentRule
 from models.rollup import mark_dirty
 from models.taxonomy import Category
 from models.user import Arrival, Subject, make_known, subjects_of
@@ -28,33 +30,44 @@ class Stored(NamedTuple):
     withdrawn: int
 
 
-async def store(connection: AsyncConnection, batch: Sequence[TrackedEvent], *, anonymize_after_days: int) -> Stored:
+async def store(
+    connection: AsyncConnection,
+    batch: Sequence[TrackedEvent],
+    *,
+    anonymize_after_days: int,
+    consent_rule: ConsentRule = USUAL,
+) -> Stored:
     """Keep the batch in the connection's transaction, and mark what has to be derived from it.
 
-    Withdrawn are events whose day was sealed, or whose person went, while they waited. Set aside, and in none of the
-    counts, are those that would have been refused had the database been there when they came.
+    Withdrawn are events whose day was sealed, whose person went or objected, or whose consent is missing, by the time
+    they are stored. Set aside, and in none of the counts, are those that would have been refused had the database been
+    there when they came.
     """
+    await begin_storing(connection)
     await make_known(
         connection,
         [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.user_id and event.role],
     )
     users = await subjects_of(connection, sorted({event.user_id for event in batch if event.user_id}))
-    batch = await _judged(connection, batch, users)
-    whose = await _subjects(connection, batch, users)
-    sealed_before = horizon(datetime.now(UTC), anonymize_after_days)
+    now = datetime.now(UTC)
+    allowed = _allowed(batch, users, consent_rule, now)
+    judged = await _judged(connection, allowed, users)
+    whose = await _subjects(connection, judged, users)
+    sealed_before = horizon(now, anonymize_after_days)
     keep = [
         (subject.key, event)
-        for event in batch
+        for event in judged
         if (subject := whose.get(event.user_id or event.device_id))
         and not is_sealed(event.occurred_at, ZoneInfo(subject.time_zone), sealed_before)
     ]
+    withdrawn = len(batch) - len(allowed) + len(judged) - len(keep)
     if not keep:
-        return Stored(0, 0, len(batch))
+        return Stored(0, 0, withdrawn)
     inserted = await insert_events(connection, keep)
     new = [(key, event) for key, event in keep if (key, event.event_id, event.occurred_at) in inserted]
     await insert_errors(connection, [(key, event) for key, event in new if event.kind.category is Category.ERROR])
     await mark_dirty(connection, _spans(new))
-    return Stored(len(inserted), len(keep) - len(inserted), len(batch) - len(keep))
+    return Stored(len(inserted), len(keep) - len(inserted), withdrawn)
 
 
 class Whose(NamedTuple):
@@ -62,6 +75,19 @@ class Whose(NamedTuple):
 
     key: UUID
     time_zone: str
+
+
+def _allowed(
+    batch: Sequence[TrackedEvent], users: Mapping[str, Subject], rule: ConsentRule, now: datetime
+) -> Sequence[TrackedEvent]:
+    """The events that may be kept, as they may be."""
+    restricted = {
+        user_id: standing for user_id, subject in users.items() if (standing := rule.standing(subject, now)) != FREE
+    }
+    if not restricted:
+        return batch
+    standings = [(event, restricted.get(event.user_id or "", FREE)) for event in batch]
+    return [standing.kept(event) for event, standing in standings if not standing.refusal(event.kind)]
 
 
 async def _judged(

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.event import TrackedEvent
+from models.permission import USUAL, ConsentRule
 from workers.ledger import count_judged, store_unqueued
 from workers.metrics import COMMIT_EVENTS, COMMIT_SECONDS, timed
 from workers.queue import LARGEST_BATCH, cut, enqueue
@@ -32,11 +33,18 @@ class Intake:
     """
 
     def __init__(
-        self, queue: ArqRedis, database: AsyncEngine, *, anonymize_after_days: int, most_bytes: int = 2**30
+        self,
+        queue: ArqRedis,
+        database: AsyncEngine,
+        *,
+        anonymize_after_days: int,
+        consent_rule: ConsentRule = USUAL,
+        most_bytes: int = 2**30,
     ) -> None:
         self.queue = queue
         self._database = database
         self._anonymize_after_days = anonymize_after_days
+        self._consent_rule = consent_rule
         self._most_bytes = most_bytes
         self._was_full = False
         self._measured_at = self._failed_at = float("-inf")
@@ -110,7 +118,10 @@ class Intake:
             try:
                 async with asyncio.timeout_at(until), self._database.begin() as connection:
                     judged = await store_unqueued(
-                        connection, _events(group), anonymize_after_days=self._anonymize_after_days
+                        connection,
+                        _events(group),
+                        anonymize_after_days=self._anonymize_after_days,
+                        consent_rule=self._consent_rule,
                     )
             except Exception as error:  # noqa: BLE001 - whatever it is, each of this group must hear of it
                 tell([kept for _, kept in group], error)

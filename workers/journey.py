@@ -15,8 +15,10 @@ import orjson
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from models.consent import begin_storing
 from models.horizon import horizon
 from models.journey import MilestoneKey, Row, insert_imported, milestone
+from models.permission import USUAL, ConsentRule
 from models.rollup import mark_dirty
 from models.session import StoredEvent
 from models.taxonomy import EVENT_TYPES, EventType, Id, MilestoneKind, Pillar, Xp
@@ -81,7 +83,13 @@ class Imported:
 
 
 async def import_milestones(
-    engine: AsyncEngine, file: BinaryIO, *, as_json: bool | None, now: datetime, anonymize_after_days: int
+    engine: AsyncEngine,
+    file: BinaryIO,
+    *,
+    as_json: bool | None,
+    now: datetime,
+    anonymize_after_days: int,
+    consent_rule: ConsentRule = USUAL,
 ) -> AsyncGenerator[Imported, None]:
     """Keep the milestones that the file's lines tell of, some lines a transaction: JSON Lines, or CSV with a header.
 
@@ -93,7 +101,7 @@ async def import_milestones(
     lines = _numbered(file, as_json)
     while some := list(itertools.islice(lines, LINES_AT_ONCE)):
         async with engine.begin() as connection:
-            done = await _keep(connection, some, now, sealed_before)
+            done = await _keep(connection, some, now, sealed_before, consent_rule)
         yield done
 
 
@@ -173,7 +181,9 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
     return header
 
 
-async def _keep(connection: AsyncConnection, lines: list[Line], now: datetime, sealed_before: datetime) -> Imported:
+async def _keep(
+    connection: AsyncConnection, lines: list[Line], now: datetime, sealed_before: datetime, rule: ConsentRule
+) -> Imported:
     records: list[tuple[int, Record]] = []
     refused: list[Refused] = []
     for number, found in lines:
@@ -181,14 +191,18 @@ async def _keep(connection: AsyncConnection, lines: list[Line], now: datetime, s
             records.append((number, _record(found, now)))
         except RefusedError as error:
             refused.append(Refused(number, error.field, error.reason))
+    await begin_storing(connection)
     subjects = await subjects_of(connection, sorted({record.user_id for _, record in records}))
     milestones: dict[MilestoneKey, Row] = {}
     for number, record in records:
-        if subject := subjects.get(record.user_id):
+        subject = subjects.get(record.user_id)
+        if subject is None:
+            refused.append(Refused(number, "userId", "userId is no user that is kept: upsert them first"))
+        elif rule.standing(subject, now).lacks_consent:
+            refused.append(Refused(number, "userId", "userId needs a consent that is not recorded"))
+        else:
             row = _row(record, subject)
             milestones.setdefault((subject.key, row["event_id"], row["occurred_at"]), row)
-        else:
-            refused.append(Refused(number, "userId", "userId is no user that is kept: upsert them first"))
     new = await insert_imported(connection, milestones) if milestones else set()
     # What else follows from milestones of these days, follows from these too.
     await mark_dirty(connection, [(key, at, at) for key, _, at in new if at >= sealed_before])

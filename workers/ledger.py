@@ -1,7 +1,8 @@
 """Storing what was accepted, and counting it: each batch once, whoever has it in hand and however often."""
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from arq.connections import ArqRedis
@@ -22,6 +23,7 @@ from models.ledger import (
     stored_batches,
     take_set_aside,
 )
+from models.permission import USUAL, ConsentRule
 from workers.event import Stored, store
 from workers.metrics import EVENTS_JUDGED
 from workers.queue import (
@@ -39,6 +41,8 @@ SECONDS_ALIVE = 10
 BATCHES_AT_ONCE = 5000  # of which the queue and the database are asked together
 # Of SQLSTATE's classes those that tell of a value: data exception, integrity violation, program limit.
 OF_THE_EVENT = ("22", "23", "54")
+Store = Callable[[AsyncConnection, Sequence[TrackedEvent]], Awaitable[Stored]]
+"""`store` by the rules of this installation."""
 
 
 class Ledger(NamedTuple):
@@ -80,6 +84,7 @@ async def store_batches(
     batches: Mapping[str, Sequence[TrackedEvent]],
     *,
     anonymize_after_days: int,
+    consent_rule: ConsentRule = USUAL,
 ) -> Judged:
     """Store the queue's batches, by id, and count them, in the connection's transaction; one that the queue hands out
     twice is counted once. Of a batch that comes alone, an event that cannot be stored is set aside.
@@ -90,30 +95,36 @@ async def store_batches(
     # What is claimed and waits no more was stored so long ago that the claim is forgotten.
     waiting = await still_waiting(queue, sorted(claimed))
     events = [event for batch_id in batches if batch_id in waiting for event in batches[batch_id]]
-    return await _store_counted(connection, events, 0, anonymize_after_days, alone=len(batches) == 1)
+    keep = partial(store, anonymize_after_days=anonymize_after_days, consent_rule=consent_rule)
+    return await _store_counted(connection, events, 0, keep, alone=len(batches) == 1)
 
 
 async def store_unqueued(
-    connection: AsyncConnection, events: Sequence[TrackedEvent], *, anonymize_after_days: int
+    connection: AsyncConnection,
+    events: Sequence[TrackedEvent],
+    *,
+    anonymize_after_days: int,
+    consent_rule: ConsentRule = USUAL,
 ) -> Judged:
     """Store events that never were in the queue, and count them; one that cannot be stored is set aside."""
-    return await _store_counted(connection, events, len(events), anonymize_after_days, alone=True)
+    keep = partial(store, anonymize_after_days=anonymize_after_days, consent_rule=consent_rule)
+    return await _store_counted(connection, events, len(events), keep, alone=True)
 
 
 async def _store_counted(
     connection: AsyncConnection,
     events: Sequence[TrackedEvent],
     accepted: int,
-    anonymize_after_days: int,
+    keep: Store,
     *,
     alone: bool,
 ) -> Judged:
     if not events:
         return Judged(0, 0, 0, 0)
     if alone:
-        stored = await _store_or_set_aside(connection, events, anonymize_after_days)
+        stored = await _store_or_set_aside(connection, events, keep)
     else:
-        stored = await store(connection, events, anonymize_after_days=anonymize_after_days)
+        stored = await keep(connection, events)
     await add_counts(connection, Counts(accepted, *stored))
     return Judged(*stored, set_aside=len(events) - sum(stored))
 
@@ -125,14 +136,15 @@ def count_judged(judged: Judged) -> None:
 
 
 async def retry_set_aside(
-    engine: AsyncEngine, ids: Sequence[int], *, anonymize_after_days: int
+    engine: AsyncEngine, ids: Sequence[int], *, anonymize_after_days: int, consent_rule: ConsentRule = USUAL
 ) -> AsyncGenerator[tuple[int, Stored], None]:
     """Store these of the events that are set aside, some a transaction; gives of how many of the ids, and what became
     of them. What still cannot be stored is set aside again, by another id. To break off and begin again is safe."""
+    keep = partial(store, anonymize_after_days=anonymize_after_days, consent_rule=consent_rule)
     for some in _parts(ids):
         async with engine.begin() as connection:
             batch = [decode_event(event) for event in await take_set_aside(connection, some)]
-            stored = await _store_or_set_aside(connection, batch, anonymize_after_days)
+            stored = await _store_or_set_aside(connection, batch, keep)
             await add_counts(connection, Counts(0, *stored))
         yield len(some), stored
 
@@ -151,12 +163,10 @@ def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     return (ids[start : start + LARGEST_BATCH] for start in range(0, len(ids), LARGEST_BATCH))
 
 
-async def _store_or_set_aside(
-    connection: AsyncConnection, batch: Sequence[TrackedEvent], anonymize_after_days: int
-) -> Stored:
+async def _store_or_set_aside(connection: AsyncConnection, batch: Sequence[TrackedEvent], keep: Store) -> Stored:
     try:
         async with connection.begin_nested():
-            return await store(connection, batch, anonymize_after_days=anonymize_after_days)
+            return await keep(connection, batch)
     except DBAPIError as error:
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if not sqlstate.startswith(OF_THE_EVENT):
@@ -167,7 +177,7 @@ async def _store_or_set_aside(
             await set_aside(connection, [(reason, encode_event(batch[0]))])
             return Stored(0, 0, 0)
     halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    parts = [await _store_or_set_aside(connection, half, anonymize_after_days) for half in halves]
+    parts = [await _store_or_set_aside(connection, half, keep) for half in halves]
     return Stored(*map(sum, zip(*parts, strict=True)))
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import connect
 from models.partition import make_partitions, rebuild_index
+from models.permission import USUAL, ConsentRule
 from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
@@ -44,7 +45,12 @@ BATCHES_BEHIND = 200  # as many waiting mean that storing needs the time that fi
 
 
 def create_worker(
-    database_url: str, redis_url: str, *, anonymize_after_days: int, handle_signals: bool = True
+    database_url: str,
+    redis_url: str,
+    *,
+    anonymize_after_days: int,
+    consent_rule: ConsentRule = USUAL,
+    handle_signals: bool = True,
 ) -> Worker:
     """A worker that stores and derives by the worker's login until it gets SIGTERM or SIGINT, and then finishes what
     it has begun. To be made where the event loop runs."""
@@ -96,6 +102,7 @@ def create_worker(
         ctx={
             "engine": connect(database_url, pool_size=TRANSACTIONS_AT_ONCE + 3, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
+            "consent_rule": consent_rule,
             "rounds": Rounds(),
             "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
         },
@@ -312,7 +319,12 @@ async def rebuild_indexes(ctx: dict[str, Any]) -> None:
 
 async def _begin(ctx: dict[str, Any]) -> None:
     """Be ready for jobs, and tell others every second that this worker is alive."""
-    ctx["commits"] = GroupCommit(_engine(ctx), ctx["redis"], anonymize_after_days=ctx["anonymize_after_days"])
+    ctx["commits"] = GroupCommit(
+        _engine(ctx),
+        ctx["redis"],
+        anonymize_after_days=ctx["anonymize_after_days"],
+        consent_rule=ctx["consent_rule"],
+    )
     name = ctx["name"] = uuid4().hex
 
     ctx["is_ending"] = False

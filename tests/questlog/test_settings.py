@@ -44,6 +44,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("QUESTLOG_ENVIRONMENT", "staging", "'development' or 'production'"),
         ("QUESTLOG_ANONYMIZE_AFTER_DAYS", "soon", "valid integer"),
         ("QUESTLOG_JWT_ROLE_CLAIMS", " , ", "at least 1"),
+        ("QUESTLOG_AGE_OF_CONSENT", "22", "less than or equal to 21"),
         ("QUESTLOG_DATABSE_URL", DATABASE, "is not a setting: `questlog settings` lists them all"),
     ],
 )

@@ -224,3 +224,14 @@ async def test_broken_off_it_ends_right_when_it_is_run_again(storing: Storing) -
         await bring(storing, Counting(content, breaks_after=2 * LINES_AT_ONCE + 5))
     assert await milestones(storing, key, "1") == [(1,)] * 2 * LINES_AT_ONCE
     assert await bring(storing, content) == (LINES_AT_ONCE, 2 * LINES_AT_ONCE, [])
+
+
+async def test_a_record_of_a_learner_who_lacks_a_consent_is_refused(storing: Storing) -> None:
+    name, key = await learner(storing)
+    await storing.rows("UPDATE users SET birth_date = current_date - 3000 WHERE subject_key = :key", key=key)
+    line = json_lines(DONE | {"userId": name})
+    refused = [Refused(1, "userId", "userId needs a consent that is not recorded")]
+    assert await bring(storing, line) == (0, 0, refused)
+    given = "INSERT INTO consents VALUES (:key, gen_random_uuid(), 'SCHOOL', NULL, NULL, now(), '1', NULL)"
+    await storing.rows(given, key=key)
+    assert await bring(storing, line) == (1, 0, [])
