@@ -33,6 +33,7 @@ from resolvers.errors import ForbiddenError, NotFoundError, RequestError, Unauth
 from resolvers.rate_limit import EventsPerMinute, RateLimits
 from resolvers.reader import SECONDS_TO_ANSWER, Databases
 from resolvers.request import Request, Rules
+from resolvers.standing import Standings
 from schema.document import Document, RefusedError
 from schema.errors import all_formatted, of_request
 from workers.intake import Intake
@@ -66,10 +67,12 @@ def create_app(settings: Settings) -> Starlette:
             ),
             intake=connect(urls.intake, pool_size=POOLS["intake"], name="questlog intake"),
         )
+        api.standings = Standings(api.databases, settings.consent_rule)
         api.intake = Intake(
             queue,
             api.databases.intake,
             anonymize_after_days=settings.anonymize_after_days,
+            consent_rule=settings.consent_rule,
             most_bytes=settings.queue_bytes,
         )
         api.rate_limits = RateLimits(
@@ -129,10 +132,13 @@ class Api:
     databases: Databases
     rate_limits: RateLimits
     costs: Costs
+    standings: Standings
 
     def __init__(self, settings: Settings) -> None:
         self._verifier = TokenVerifier(settings)
-        self._rules = Rules(settings.trust_clients, settings.anonymize_after_days, settings.seconds_to_answer)
+        self._rules = Rules(
+            settings.trust_clients, settings.anonymize_after_days, settings.seconds_to_answer, settings.consent_rule
+        )
         self._documents = documents_of(settings)
         self._trusted = trusted_documents(settings)
         self._settings = settings
@@ -163,9 +169,11 @@ class Api:
             self.rate_limits,
             self.costs,
             self._rules,
+            self.standings,
             user_agent=http.headers.get("user-agent"),
             ip_address=http.client.host if http.client else None,
             device_id=device_of(http),
+            objects=http.headers.get("sec-gpc") == "1",
         )
 
         async def send_with_device(message: Message) -> None:

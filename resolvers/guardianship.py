@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Text, Uuid, bindparam, column, delete, func, select
+from sqlalchemy import ARRAY, DateTime, Row, Text, Uuid, bindparam, column, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,9 +21,13 @@ Link = tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]
 
 
 async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
-    """The guardians of children whom the viewer may see, by user id; of others none."""
+    """The guardians of children whom the viewer may see, by user id, and until when they are; of others none."""
     theirs = func.guardians_of(bindparam("children", list(subject_keys), type_=ARRAY(Uuid))).table_valued(
-        column("subject_key", Uuid), column("user_id", Text), column("role", Text), column("display_name", Text)
+        column("subject_key", Uuid),
+        column("user_id", Text),
+        column("role", Text),
+        column("display_name", Text),
+        column("until", DateTime(timezone=True)),
     )
     found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
     for row in await request.reader.rows(select(theirs)):
@@ -40,6 +44,8 @@ async def link(request: Request, guardian_id: str, child_id: str, expires_at: da
             refusals.append(Refusal(["guardianId"], "INVALID", "guardianId must be a user with role PARENT"))
         if child and child.role != UserRole.STUDENT:
             refusals.append(Refusal(["childId"], "INVALID", "childId must be a user with role STUDENT"))
+        if child and child.adult_at and child.adult_at <= request.now:
+            refusals.append(Refusal(["childId"], "INVALID", "childId is of age: nobody is their guardian any more"))
         if expires_at and expires_at <= request.now:
             refusals.append(Refusal(["expiresAt"], "INVALID", "expiresAt must lie in the future"))
         if guardian and child and not refusals:

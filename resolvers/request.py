@@ -11,11 +11,13 @@ from zoneinfo import ZoneInfo
 
 from strawberry.dataloader import DataLoader
 
+from models.permission import ConsentRule
 from models.viewer import Role, Viewer
 from resolvers.cost import Costs
 from resolvers.errors import ForbiddenError, UnauthenticatedError
 from resolvers.rate_limit import RateLimits
 from resolvers.reader import Databases, Reader
+from resolvers.standing import Standings
 from workers.intake import Intake
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,6 +38,7 @@ class Rules:
     trust_clients: bool
     anonymize_after_days: int
     seconds_to_answer: int
+    consent: ConsentRule
 
 
 @dataclass
@@ -48,9 +51,11 @@ class Request:
     rate_limits: RateLimits
     costs: Costs
     rules: Rules
+    standings: Standings
     user_agent: str | None = None
     ip_address: str | None = None
     device_id: UUID | None = None  # the browser's, as its cookie says
+    objects: bool = False  # to tracking, as the browser says (Sec-GPC)
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     accepted: int = field(default=0, init=False)  # events
     refused: int = field(default=0, init=False)

@@ -18,6 +18,7 @@ import orjson
 from models.event import TrackedEvent
 from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import horizon, is_sealed
+from models.permission import FREE, Standing
 from models.taxonomy import EVENT_TYPES, SERVICE_ONLY, CustomEvent, EventType, longest_kept, marked
 from models.text import is_storable, mask_emails, may_need_cleaning, page_path
 from models.user import Subject, UserRole, subjects_of
@@ -119,7 +120,7 @@ async def track(request: Request, drafts: Sequence[EventDraft]) -> Taken:
         request.device_id = request.device_id or drafts[0].event_id
     await request.rate_limits.spend(_senders(request, drafts))
     people = await _people(request, drafts)
-    sender = _sender(request)
+    sender = _sender(request, await request.standings.of(request.viewer))
     kept: list[TrackedEvent] = []
     refused: list[RefusedEvent] = []
     for index, draft in enumerate(drafts):
@@ -208,6 +209,7 @@ class Writer(msgspec.Struct, frozen=True):
     role: UserRole | None
     time_zone: ZoneInfo | None
     by_service: bool
+    standing: Standing = FREE
 
 
 @dataclass(frozen=True)
@@ -235,20 +237,22 @@ def _client(sent: Client) -> KeptClient:
     )
 
 
-def _sender(request: Request) -> Sender:
+def _sender(request: Request, standing: Standing) -> Sender:
     role = request.viewer.role
     if role is Role.SERVICE:
         return Sender(Writer(None, None, None, by_service=True), _client(Client(None, None)), None)
     kept_as = None if role is Role.ANONYMOUS else UserRole(role)
     return Sender(
-        Writer(request.viewer.user_id, kept_as, UTC, by_service=False),
+        Writer(request.viewer.user_id, kept_as, UTC, by_service=False, standing=standing),
         _client(Client(request.user_agent, request.ip_address)),
         request.device_id,
     )
 
 
 def _judge(request: Request, sender: Sender, people: People | None, draft: EventDraft) -> TrackedEvent:
-    writer = _writer(sender, people, draft)
+    writer = _writer(sender, people, draft, request)
+    standing = writer.standing._replace(objects=True) if request.objects else writer.standing
+    _check_standing(standing, draft)
     _check_role(request, draft)
     occurred_at = _occurred_at(request, writer, draft)
     payload = _payload(draft)
@@ -275,6 +279,7 @@ def _judge(request: Request, sender: Sender, people: People | None, draft: Event
         ip_address=client.ip_address,
         unjudged=people is None,
     )
+    event = standing.kept(event)
     texts = event.page_path, event.page_title, event.referrer, event.user_agent
     size = len(orjson.dumps([orjson.Fragment(payload), *texts]))
     if size > MOST_BYTES:
@@ -282,7 +287,7 @@ def _judge(request: Request, sender: Sender, people: People | None, draft: Event
     return event
 
 
-def _writer(sender: Sender, people: People | None, draft: EventDraft) -> Writer:
+def _writer(sender: Sender, people: People | None, draft: EventDraft, request: Request) -> Writer:
     if not sender.writer.by_service:
         if draft.user_id is None and draft.client is None:
             return sender.writer
@@ -295,7 +300,16 @@ def _writer(sender: Sender, people: People | None, draft: EventDraft) -> Writer:
     subject = people.subjects.get(draft.user_id) if people else None
     if subject is None:
         raise RefusedError(["userId"], "UNKNOWN_USER", "userId is no user that is kept: upsert them first")
-    return Writer(draft.user_id, subject.role, ZoneInfo(subject.time_zone), by_service=True)
+    standing = request.rules.consent.standing(subject, request.now)
+    return Writer(draft.user_id, subject.role, ZoneInfo(subject.time_zone), by_service=True, standing=standing)
+
+
+def _check_standing(standing: Standing, draft: EventDraft) -> None:
+    match standing.refusal(draft.kind):
+        case "CONSENT_REQUIRED" as code:
+            raise RefusedError(["userId"], code, "nothing of theirs is kept before a consent is recorded")
+        case "TRACKING_OBJECTED" as code:
+            raise RefusedError(["event", draft.field], code, f"they object to tracking: {draft.field} is not kept")
 
 
 def _check_role(request: Request, draft: EventDraft) -> None:

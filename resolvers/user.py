@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.age import adult_at
 from models.base import unnest
 from models.horizon import horizon
 from models.rollup import mark_dirty
@@ -25,7 +26,7 @@ LONGEST_ID = 200
 MOST_UPSERTS = 1000
 EARLIEST_BIRTH = date(1900, 1, 1)
 TIME_ZONES = set((files("tzdata") / "zones").read_text().split()) - {"Factory"}
-SENT = ("role", "display_name", "time_zone", "birth_date")
+SENT = ("role", "display_name", "time_zone", "birth_date", "adult_at")
 # The same instant bears dates up to two days apart around the world.
 ZONES_APART = timedelta(days=2)
 
@@ -116,7 +117,9 @@ async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[di
     if not taken:
         return [], refusals
     async with request.databases.writing() as connection:
-        return await _keep(connection, list(taken.values()), request), refusals
+        kept = await _keep(connection, list(taken.values()), request)
+    request.standings.forget(taken)
+    return kept, refusals
 
 
 async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], request: Request) -> list[dict[str, Any]]:
@@ -150,13 +153,16 @@ def _row(draft: UserDraft, kept: Row[Any]) -> dict[str, Any]:
     def sent(value: object, before: object) -> object:
         return before if value is KEEP else value
 
+    time_zone = str(sent(draft.time_zone, kept.time_zone) or "UTC")
+    birth_date = sent(draft.birth_date, kept.birth_date)
     return {
         "subject_key": kept.subject_key,
         "user_id": draft.user_id,
         "role": draft.role.value,
         "display_name": sent(draft.display_name, kept.display_name),
-        "time_zone": sent(draft.time_zone, kept.time_zone) or "UTC",
-        "birth_date": sent(draft.birth_date, kept.birth_date),
+        "time_zone": time_zone,
+        "birth_date": birth_date,
+        "adult_at": adult_at(birth_date, time_zone) if isinstance(birth_date, date) else None,
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import strawberry
 
+from models.consent import ConsentBasis
 from models.error import ErrorType
 from models.journey import Rhythm
 from models.risk import EngagementLevel, RiskFactorName
@@ -15,6 +16,7 @@ from models.viewer import Role
 
 __all__ = [
     "Category",
+    "ConsentBasis",
     "DeviceType",
     "EngagementLevel",
     "ErrorType",
@@ -43,6 +45,13 @@ enum(
     PARENT="A guardian, who sees themself and the children they are linked with.",
     ADMIN="Somebody who runs the platform, and sees everybody.",
     SERVICE="The platform's own server: it sends anybody's events, says who the users are, and reads nothing of them.",
+)
+enum(
+    ConsentBasis,
+    "On whose word a consent stands.",
+    PARENT="A parent's, for their child.",
+    SCHOOL="The school's, for its pupil.",
+    SELF="The learner's own, who is of age.",
 )
 enum(
     UserRole,

@@ -8,7 +8,7 @@ import strawberry
 from resolvers.guardianship import Link
 from resolvers.user import Refusal
 from schema.enums import enum
-from schema.user import Person
+from schema.person import Person
 
 
 class UserErrorCode(StrEnum):

@@ -10,6 +10,7 @@ from graphql import GraphQLInputObjectType, GraphQLSchema
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
+from resolvers import consent as consents
 from resolvers import error as errors
 from resolvers import event as events
 from resolvers import guardianship as guardianships
@@ -30,6 +31,13 @@ from resolvers.tracking import track
 from resolvers.window import platform_window
 from schema.badge import BadgePopularity
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
+from schema.consent import (
+    ConsentPayload,
+    RecordConsentInput,
+    RevokeConsentInput,
+    SetTrackingInput,
+    SetTrackingPayload,
+)
 from schema.engagement import CategoryCount, Engagement, category_counts
 from schema.enums import ErrorType, Role, UserRole
 from schema.error import ErrorEvent, ErrorGroup, ErrorSummary
@@ -262,6 +270,22 @@ class Mutation:
         input: Annotated[UnlinkGuardianInput, strawberry.argument(description="Who shall no longer see whom.")],
     ) -> GuardianshipPayload:
         return GuardianshipPayload.of(await guardianships.unlink(info.context, input.guardian_id, input.child_id))
+
+    @strawberry.mutation(
+        description="Record that a learner's events may be kept; for a SERVICE, admins, and a parent of their child."
+    )
+    async def record_consent(self, info: Info, input: RecordConsentInput) -> ConsentPayload:
+        return ConsentPayload.of(await consents.record(info.context, input.draft()))
+
+    @strawberry.mutation(
+        description="Revoke all consents of a learner, from the next event on; for a SERVICE, admins, and a parent."
+    )
+    async def revoke_consent(self, info: Info, input: RevokeConsentInput) -> ConsentPayload:
+        return ConsentPayload.of(await consents.revoke(info.context, input.user_id))
+
+    @strawberry.mutation(description="Object to tracking, or do so no more; for oneself, and for a parent's child.")
+    async def set_tracking(self, info: Info, input: SetTrackingInput) -> SetTrackingPayload:
+        return SetTrackingPayload.of(await consents.set_tracking(info.context, input.user_id, objected=input.objected))
 
 
 async def _visible_user(info: Info, user_id: str) -> User:

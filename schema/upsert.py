@@ -8,7 +8,7 @@ import strawberry
 from resolvers.user import KEEP, Refusal, UserDraft
 from schema.enums import UserRole
 from schema.guardianship import UserError
-from schema.user import Person
+from schema.person import Person
 
 
 @strawberry.input(description="A user: a field that is left out keeps what is kept, null clears it.")

@@ -5,7 +5,9 @@ from typing import Annotated
 from uuid import UUID
 
 import strawberry
+from strawberry.types import get_object_definition
 
+from resolvers import consent as consents
 from resolvers import engagement as engagements
 from resolvers import event as events
 from resolvers import guardianship as guardianships
@@ -15,15 +17,19 @@ from resolvers import session as sessions
 from resolvers.event import EventFilter, EventsQuestion
 from resolvers.reader import AnyRow
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
+from schema.consent import Consent
 from schema.engagement import CategoryCount, Engagement, category_counts
 from schema.enums import Category, Role, UserRole
 from schema.event import ActivityEvent
 from schema.journey import LearningJourney
 from schema.node import Info, Node, global_id
+from schema.person import Person
 from schema.risk import RiskAssessment
 from schema.selection import selected
 from schema.session import Session
+from schema.watcher import Watcher
 
+ADMINS_ALONE = ("risk", "engagement.level", "events.deviceId")
 Days = Annotated[int, strawberry.argument(description="How many local days, today included: 1 to 365.")]
 Categories = Annotated[list[Category] | None, strawberry.argument(description="Only events of these categories.")]
 Types = Annotated[
@@ -44,20 +50,6 @@ def event_filter(types: Types, since: Since, until: Until, categories: Categorie
     )
 
 
-@strawberry.type(description="Somebody named to a viewer who may not see more of them.")
-class Person:
-    """The contract's Person."""
-
-    user_id: strawberry.ID = strawberry.field(description="The id that the platform itself gave them.")
-    role: UserRole = strawberry.field(description="What they are on the platform.")
-    display_name: str | None = strawberry.field(description="What they are called; null where that was never told.")
-
-    @classmethod
-    def of(cls, row: AnyRow) -> "Person":
-        """The row in this shape."""
-        return cls(user_id=strawberry.ID(row.user_id), role=UserRole(row.role), display_name=row.display_name)
-
-
 @strawberry.type(description="A user whom the viewer may see.")
 class User(Node):
     """The contract's User."""
@@ -72,6 +64,9 @@ class User(Node):
     )
     last_seen_at: datetime | None = strawberry.field(
         description="When their latest event happened; null where they have none."
+    )
+    tracking_objected: bool = strawberry.field(
+        description="Whether nothing is kept of them but what the platform needs, since they or a parent object."
     )
 
     @strawberry.field(description="What they did over the last days, in figures.")
@@ -131,6 +126,10 @@ class User(Node):
         rows = await info.context.load(guardianships.guardians, self.subject_key, None)
         return [Person.of(row) for row in rows]
 
+    @strawberry.field(description="The consents to keep their events, the last given first, revoked ones too.")
+    async def consents(self, info: Info) -> list[Consent]:
+        return [Consent.of(row) for row in await info.context.load(consents.consents, self.subject_key, None)]
+
     @classmethod
     def of(cls, row: AnyRow) -> "User":
         """The row in this shape."""
@@ -143,6 +142,7 @@ class User(Node):
             time_zone=row.time_zone,
             first_seen_at=row.first_seen_at,
             last_seen_at=row.last_seen_at,
+            tracking_objected=row.tracking_objected,
         )
 
 
@@ -166,3 +166,18 @@ class Viewer:
     role: Role = strawberry.field(description="The role that they ask in; ANONYMOUS without a token.")
     user: User | None = strawberry.field(description="They themselves, where they are a user.")
     children: list[User] = strawberry.field(description="A parent's children, by user id.")
+
+    @strawberry.field(description="Who can see the viewer, and what: guardians by user id, then admins.")
+    async def visible_to(self, info: Info) -> list[Watcher]:
+        if self.user is None:
+            return []
+        fields = [
+            info.schema.config.name_converter.from_field(field)
+            for field in get_object_definition(User, strict=True).fields
+        ]
+        guardians = await info.context.load(guardianships.guardians, self.user.subject_key, None)
+        shared = [field for field in fields if field not in ADMINS_ALONE]
+        return [
+            *(Watcher(person=Person.of(row), role=Role.PARENT, sees=shared, until=row.until) for row in guardians),
+            Watcher(person=None, role=Role.ADMIN, sees=[*shared, *ADMINS_ALONE], until=None),
+        ]

@@ -37,6 +37,8 @@ async def move_in(platform: Platform) -> None:
     )
     for guardian, child in ((PARENT, CHILD), (PARENT, SIBLING), (STRANGERS_GUARDIAN, STRANGER)):
         await platform.link(guardian, child)
+        await platform.consent(child, guardian, revoke=True)
+        await platform.consent(child, guardian)
     for who in known:
         sent = await platform.track(list(day_of(who)))
         assert not sent["rejected"], sent["userErrors"]

@@ -21,7 +21,7 @@ from questlog.settings import Settings
 from schema.compiled import KINDS, Compiled
 from schema.document import RefusedError
 from tests.histories import PAYLOADS
-from tests.platform import BROWSER, SERVICE, TRACK, Answer, Asker, Platform, new_api
+from tests.platform import BROWSER, SERVICE, SET_TRACKING, TRACK, Answer, Asker, Platform, new_api
 
 RESULT = "{ accepted rejected receivedAt userErrors { index eventId field code message } }"
 ONE = f"mutation ($input: TrackEventInput!) {{ trackEvent(input: $input) {RESULT} }}"
@@ -65,7 +65,13 @@ ODD: list[Any] = [
     *([], [[]], {}, {"x": None}, [None], "2026-01-31T09:30:00", "2026-02-30T09:30:00Z", "0001-01-01T00:00:00+14:00"),
     *("{12345678-1234-5678-1234-567812345678}", "12345678123456781234567812345678", "203.0.113.77", "curl/8.0"),
 ]
-USERS: list[Asker] = [None, (Role.STUDENT, "sam"), (Role.PARENT, "pat"), (Role.ADMIN, "root"), SERVICE]
+USERS: list[Asker] = [
+    None,
+    *((Role.STUDENT, who) for who in ("sam", "una", "ned")),
+    (Role.PARENT, "pat"),
+    (Role.ADMIN, "root"),
+    SERVICE,
+]
 
 
 def now() -> str:
@@ -160,13 +166,17 @@ async def api(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory
         await platform.upsert({"userId": "sam", "role": "STUDENT"}, {"userId": "kim", "role": "STUDENT"})
         await platform.upsert({"userId": "pat", "role": "PARENT"})
         await platform.link("pat", "kim")
+        await platform.upsert({"userId": "una", "role": "STUDENT", "birthDate": now()[:10]})
+        await platform.upsert({"userId": "ned", "role": "STUDENT"})
+        ned: Asker = (Role.STUDENT, "ned")
+        await platform.data(SET_TRACKING, ned, userId="ned", objected=True)
         yield platform
 
 
-async def outcome(api: Platform, body: bytes, asker: Asker) -> tuple[Any, ...]:
+async def outcome(api: Platform, body: bytes, asker: Asker, signal: str = "0") -> tuple[Any, ...]:
     """Everything that a request brings about, but for the moment it came in."""
     kept = Kept(api)
-    headers = {"content-type": "application/json", "x-request-id": "the-same-for-both-ways"}
+    headers = {"content-type": "application/json", "x-request-id": "the-same-for-both-ways", "sec-gpc": signal}
     if asker:
         headers["authorization"] = f"Bearer {api.token(*asker)}"
     with pytest.MonkeyPatch.context() as patch:
@@ -184,21 +194,21 @@ async def outcome(api: Platform, body: bytes, asker: Asker) -> tuple[Any, ...]:
     return response.status_code, shown, "set-cookie" in response.headers, text, events
 
 
-async def both(api: Platform, request: Answer, asker: Asker) -> None:
+async def both(api: Platform, request: Answer, asker: Asker, signal: str = "0") -> None:
     body = json.dumps(request).encode()
-    compiled = await outcome(api, body, asker)
+    compiled = await outcome(api, body, asker, signal)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Compiled, "drafts", lambda *_: None)
-        general = await outcome(api, body, asker)
+        general = await outcome(api, body, asker, signal)
     assert compiled == general
 
 
-@given(body=requests(), asker=st.sampled_from(USERS))
+@given(body=requests(), asker=st.sampled_from(USERS), signal=st.sampled_from("001"))
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_any_request_is_answered_as_the_general_execution_answers_it(
-    api: Platform, body: Answer, asker: Asker
+    api: Platform, body: Answer, asker: Asker, signal: str
 ) -> None:
-    await both(api, body, asker)
+    await both(api, body, asker, signal)
 
 
 async def test_an_event_that_is_odd_in_one_place_is_answered_alike(api: Platform) -> None:

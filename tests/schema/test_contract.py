@@ -33,37 +33,23 @@ AGREED = TESTS.parents[1] / "shared" / "contract" / "schema.graphql"
 
 LATER_TYPES = {
     "Access",
-    "Consent",
-    "ConsentBasis",
-    "ConsentPayload",
     "DataExport",
     "EraseUserInput",
     "EraseUserPayload",
     "Erasure",
     "ExportUserDataInput",
     "ExportUserDataPayload",
-    "RecordConsentInput",
     "RetentionRun",
     "RetentionStatus",
-    "RevokeConsentInput",
-    "SetTrackingInput",
-    "SetTrackingPayload",
     "TaskState",
-    "Watcher",
 }
 LATER_FIELDS = {
     "Mutation.eraseUser",
     "Mutation.exportUserData",
-    "Mutation.recordConsent",
-    "Mutation.revokeConsent",
-    "Mutation.setTracking",
     "Query.dataExport",
     "Query.erasure",
     "Query.retentionStatus",
     "User.accessLog",
-    "User.consents",
-    "User.trackingObjected",
-    "Viewer.visibleTo",
 }
 
 Surface = dict[str, str]

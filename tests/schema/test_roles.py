@@ -38,7 +38,7 @@ from tests.household import (
     node_ids,
     tells_of_stranger,
 )
-from tests.platform import LINK, SERVICE, TRACK, UPSERT, Answer, Asker, Platform
+from tests.platform import CONSENT, LINK, REVOKE, SERVICE, SET_TRACKING, TRACK, UPSERT, Answer, Asker, Platform
 
 GRAPH: GraphQLSchema = schema._schema
 OWN = {"no token": SERVICE_USER, "STUDENT": CHILD, "PARENT": PARENT, "ADMIN": ADMIN, "SERVICE": SERVICE_USER}
@@ -87,6 +87,9 @@ MUTATIONS = {
     "Mutation.upsertUsers":    "UUUU     FFFF    FFFF   VVVV  VVVV",
     "Mutation.linkGuardian":   "UUUU     FFFF    FFFF   iVVn  VVVn",
     "Mutation.unlinkGuardian": "UUUU     FFFF    FFFF   aVVn  VVVn",
+    "Mutation.recordConsent":  "UUUU     FFFF    nnnn   iVVn  VVVn",
+    "Mutation.revokeConsent":  "UUUU     FFFF    nnnn   aVVn  VVVn",
+    "Mutation.setTracking":    "UUUU     Vnnn    Vnnn   Vffn  FFFF",
 }
 # fmt: on
 
@@ -94,11 +97,12 @@ MUTATIONS = {
 BELOW_USER = {
     "User": {
         VISIBLE: "id userId role displayName timeZone firstSeenAt lastSeenAt engagement journey events sessions "
-        "eventCounts",
-        GUARDIANS: "guardians",
+        "eventCounts trackingObjected",
+        GUARDIANS: "guardians consents",
         RISK: "risk",
     },
     "Person": {A_GUARDIAN: "userId role displayName"},
+    "Consent": {A_GUARDIAN: "basis method givenBy givenAt noticeVersion revokedAt"},
     "Engagement": {
         VISIBLE: "days activeDays visitDays sessions medianSessionMinutes timeOnPlatformHours logins questsViewed "
         "questsStarted questsCompleted questsAbandoned tasksCompleted badgesEarned completionRate currentStreak "
@@ -134,7 +138,8 @@ BELOW_USER = {
 }
 # The fields of what is asked without saying of whom: one letter each for no token, STUDENT, PARENT, ADMIN, SERVICE.
 BESIDE_USER = {
-    "Viewer": {"VVVVV": "role", "0VVV0": "user", "EEVEE": "children"},
+    "Viewer": {"VVVVV": "role", "0VVV0": "user", "EEVEE": "children", "EVVVE": "visibleTo"},
+    "Watcher": {".VVV.": "role sees", ".V00.": "person", ".000.": "until"},
     "UserConnection": {".VVV.": "edges nodes pageInfo"},
     "UserEdge": {".VVV.": "node cursor"},
     "AtRiskStudentConnection": {"...V.": "edges nodes pageInfo"},
@@ -168,7 +173,9 @@ PAYLOADS = {
     "TrackEventError": {"VVVVV": "index eventId field code message"},
     "UpsertUsersPayload": {"...VV": "users userErrors"},
     "GuardianshipPayload": {"...VV": "guardian child userErrors"},
-    "UserError": {"...VV": "field code message"},
+    "ConsentPayload": {"..0VV": "person", "..VVV": "userErrors"},
+    "SetTrackingPayload": {".00V.": "person", ".VVV.": "userErrors"},
+    "UserError": {".VVVV": "field code message"},
 }
 
 
@@ -434,10 +441,14 @@ SEND = {
         mutation ($guardianId: ID!, $childId: ID!) {
           unlinkGuardian(input: {guardianId: $guardianId, childId: $childId}) { userErrors { code } }
         }""",
+    "Mutation.recordConsent": CONSENT,
+    "Mutation.revokeConsent": REVOKE,
+    "Mutation.setTracking": SET_TRACKING,
 }
 KEPT = """
 SELECT (SELECT count(*) FROM user_activity_events), (SELECT jsonb_agg(u ORDER BY subject_key) FROM users AS u),
-       (SELECT jsonb_agg(g ORDER BY subject_key, guardian_key) FROM guardianships AS g)
+       (SELECT jsonb_agg(g ORDER BY subject_key, guardian_key) FROM guardianships AS g),
+       (SELECT jsonb_agg(c ORDER BY subject_key, consent_id) FROM consents AS c)
 """
 
 
@@ -458,6 +469,9 @@ def sent_about(mutation: str, who: str, guardian: str) -> Answer:
         "Mutation.trackEvent": {"event": an_event(who)},
         "Mutation.trackEvents": {"events": [an_event(who)]},
         "Mutation.upsertUsers": {"users": [{"userId": who, "role": "STUDENT"}]},
+        "Mutation.recordConsent": {"userId": who, "basis": "PARENT", "notice": "1", "by": guardian},
+        "Mutation.revokeConsent": {"userId": who},
+        "Mutation.setTracking": {"userId": who, "objected": True},
     }
     return variables.get(mutation, {"guardianId": guardian, "childId": who})
 
@@ -494,6 +508,8 @@ async def test_what_is_sent_about_somebody(town: Town, newcomers: dict[str, str]
             assert (await kept(town.platform) != before) == (
                 expected == "V" and not (mutation == "Mutation.upsertUsers" and whose != "nobody's")
             ), (mutation, whose)
+            if mutation == "Mutation.setTracking" and expected == "V":
+                await town.platform.data(SET_TRACKING, ASKERS[asker], userId=who, objected=False)
 
 
 def sent_outcome(answer: Answer) -> str:
@@ -516,6 +532,8 @@ async def test_a_field_of_what_is_answered(town: Town, newcomers: dict[str, str]
         "trackEvents": {"events": [{**an_event("x"), "userId": None}, {**an_event("x"), "userId": None}]},
         "upsertUsers": {"users": [{"userId": guardian, "role": "PARENT"}, {"userId": "", "role": "PARENT"}]},
         "unlinkGuardian": unlinked,
+        "revokeConsent": {"userId": child},
+        "setTracking": {"userId": child, "objected": True},
     }
     wrong["trackEvents"]["events"][1]["occurredAt"] = "2001-01-01T00:00:00Z"
     found = []

@@ -46,7 +46,8 @@ QUESTIONS = {
     "user": """
         query ($who: ID!) {
           user(userId: $who) {
-            displayName guardians { userId } eventCounts { category count } engagement { daily { xp } }
+            displayName guardians { userId } consents { givenBy { userId } }
+            trackingObjected eventCounts { category count } engagement { daily { xp } }
             journey { totalXp milestones { nodes { title } } }
             events { nodes { data } } sessions { nodes { entryPath } }
           }
@@ -192,7 +193,7 @@ async def test_each_wall_stands_before_every_question(town: Town, question: str)
 
 async def _ask(town: Town, viewer: Viewer, ask: Ask) -> Any:
     api = town.platform.api
-    request = Request(viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules)
+    request = Request(viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules, api.standings)
     try:
         return await ask(request, town.key)
     finally:
@@ -214,8 +215,11 @@ async def test_the_database_alone_keeps_risk_from_all_but_admins(town: Town, ask
             assert codes <= {"INTERNAL_SERVER_ERROR", "NOT_FOUND"}
 
 
-async def test_guardians_are_kept_by_the_database_though_the_code_names_any_child(town: Town) -> None:
-    query = "SELECT user_id FROM guardians_of(ARRAY[CAST(:key AS uuid)])"
+@pytest.mark.parametrize("of_children", ["guardians_of", "consents_of"])
+async def test_what_hangs_on_a_child_is_kept_by_the_database_though_the_code_names_any(
+    town: Town, of_children: str
+) -> None:
+    query = f"SELECT DISTINCT user_id FROM {of_children}(ARRAY[CAST(:key AS uuid)])"
     for role, who in (("PARENT", PARENT), ("STUDENT", CHILD), ("SERVICE", STRANGER), ("ADMIN", STRANGER)):
         async with town.platform.api.databases.viewer.connect() as connection:
             assert (await connection.execute(text(query), {"key": town.key})).all() == []
@@ -322,6 +326,10 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
         ("viewer", "SELECT * FROM error_groups"),
         ("admin", "SELECT * FROM dirty_days"),
         ("worker", "DELETE FROM catalogue"),
+        ("viewer", "SELECT * FROM consents"),
+        ("admin", "SELECT * FROM consents"),
+        ("worker", "UPDATE consents SET revoked_at = NULL"),
+        ("intake", "DELETE FROM consents"),
         ("viewer", "DELETE FROM users"),
         ("viewer", "SET ROLE questlog_admin"),
         ("viewer", "SET SESSION AUTHORIZATION questlog_admin"),

@@ -1,0 +1,69 @@
+"""Whether the events of whoever signs them themself may be kept: looked up for all who ask at once, and remembered."""
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from strawberry.dataloader import DataLoader
+
+from models.permission import FREE, ConsentRule, Standing
+from models.user import Subject, subjects_of
+from models.viewer import Role, Viewer
+from resolvers.errors import UnavailableError
+from resolvers.reader import Databases
+
+SECONDS_REMEMBERED = 10
+SECONDS_TO_ANSWER = 1
+SECONDS_BETWEEN_TRIES = 5
+MOST_REMEMBERED = 100_000
+
+
+class Standings:
+    """What a process knows of users' standings: against whom nothing stands is remembered for ten seconds.
+
+    Where the database is away, or another process has changed a standing meanwhile, nobody is refused here: whoever
+    stores the events looks again. To be made where the event loop runs.
+    """
+
+    def __init__(self, databases: Databases, rule: ConsentRule) -> None:
+        self._databases, self._rule = databases, rule
+        self._free_until: dict[str, float] = {}
+        self._changes = 0
+        self._away_until = float("-inf")
+        self._loader: DataLoader[str, Subject | None] = DataLoader(load_fn=self._look_up, cache=False)
+
+    async def of(self, viewer: Viewer) -> Standing:
+        """How the viewer stands, as far as is known."""
+        if viewer.user_id is None or viewer.role is Role.SERVICE:
+            return FREE
+        now = time.monotonic()
+        if self._free_until.get(viewer.user_id, now) > now or self._away_until > now:
+            return FREE
+        changes = self._changes
+        try:
+            subject = await self._loader.load(viewer.user_id)
+        except UnavailableError:
+            self._away_until = time.monotonic() + SECONDS_BETWEEN_TRIES
+            return FREE
+        standing = self._standing(viewer, subject)
+        if standing == FREE and changes == self._changes:
+            if len(self._free_until) >= MOST_REMEMBERED:
+                self._free_until.clear()
+            self._free_until[viewer.user_id] = now + SECONDS_REMEMBERED
+        return standing
+
+    def forget(self, user_ids: Iterable[str]) -> None:
+        """What was known of these users has changed."""
+        self._changes += 1
+        for user_id in user_ids:
+            self._free_until.pop(user_id, None)
+
+    def _standing(self, viewer: Viewer, subject: Subject | None) -> Standing:
+        if subject is None:  # nobody yet: their first event makes them known
+            return Standing(lacks_consent=viewer.role is Role.STUDENT and self._rule.unknown_age)
+        return self._rule.standing(subject, datetime.now(UTC))
+
+    async def _look_up(self, user_ids: list[str]) -> list[Subject | None]:
+        async with self._databases.writing(SECONDS_TO_ANSWER) as connection:
+            found = await subjects_of(connection, sorted(set(user_ids)))
+        return [found.get(user_id) for user_id in user_ids]
