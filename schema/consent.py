@@ -38,7 +38,7 @@ class Consent:
         )
 
 
-@strawberry.input(description="A consent to record.")
+@strawberry.input(description="Who lets a learner's events be kept, and after reading which notice.")
 class RecordConsentInput:
     """The contract's RecordConsentInput."""
 

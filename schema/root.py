@@ -274,17 +274,27 @@ class Mutation:
     @strawberry.mutation(
         description="Record that a learner's events may be kept; for a SERVICE, admins, and a parent of their child."
     )
-    async def record_consent(self, info: Info, input: RecordConsentInput) -> ConsentPayload:
+    async def record_consent(
+        self,
+        info: Info,
+        input: Annotated[RecordConsentInput, strawberry.argument(description="Who lets whose events be kept.")],
+    ) -> ConsentPayload:
         return ConsentPayload.of(await consents.record(info.context, input.draft()))
 
     @strawberry.mutation(
         description="Revoke all consents of a learner, from the next event on; for a SERVICE, admins, and a parent."
     )
-    async def revoke_consent(self, info: Info, input: RevokeConsentInput) -> ConsentPayload:
+    async def revoke_consent(
+        self,
+        info: Info,
+        input: Annotated[RevokeConsentInput, strawberry.argument(description="Whose events are no longer kept.")],
+    ) -> ConsentPayload:
         return ConsentPayload.of(await consents.revoke(info.context, input.user_id))
 
     @strawberry.mutation(description="Object to tracking, or do so no more; for oneself, and for a parent's child.")
-    async def set_tracking(self, info: Info, input: SetTrackingInput) -> SetTrackingPayload:
+    async def set_tracking(
+        self, info: Info, input: Annotated[SetTrackingInput, strawberry.argument(description="Who objects, or not.")]
+    ) -> SetTrackingPayload:
         return SetTrackingPayload.of(await consents.set_tracking(info.context, input.user_id, objected=input.objected))
 
 
