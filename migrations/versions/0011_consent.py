@@ -2,7 +2,7 @@
 
 from alembic import context, op
 
-revision = "0014"
+revision = "0011"
 down_revision = "0010"
 
 TABLE = """
