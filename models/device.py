@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
@@ -12,6 +12,8 @@ from models.base import Base, unnest
 
 TIME_ZONE = "UTC"
 """Of a device's days: where it is nobody says."""
+GOING = func.hashtextextended("devices", 0)
+"""The lock of devices: shared by whoever stores for some, and held alone by whoever deletes those that are idle."""
 
 
 class Device(Base):
@@ -24,9 +26,10 @@ class Device(Base):
 
 
 async def keys_of_devices(connection: AsyncConnection, device_ids: Collection[UUID]) -> dict[UUID, UUID]:
-    """The subject key of each device, made where it has none yet."""
+    """The subject key of each device, made where it has none yet; none goes before the transaction ends."""
     if not device_ids:
         return {}
+    await connection.execute(select(func.pg_advisory_xact_lock_shared(GOING)))
     # One order for everybody: two batches that bring the same devices never wait for each other in a circle.
     rows = unnest([Device.device_id, Device.subject_key], [(each, uuid4()) for each in sorted(device_ids)])
     kept = select(Device.device_id).where(Device.device_id == rows.c.device_id)

@@ -137,7 +137,11 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         self._verifier = TokenVerifier(settings)
         self._rules = Rules(
-            settings.trust_clients, settings.anonymize_after_days, settings.seconds_to_answer, settings.consent_rule
+            settings.trust_clients,
+            settings.anonymize_after_days,
+            settings.delete_after_days,
+            settings.seconds_to_answer,
+            settings.consent_rule,
         )
         self._documents = documents_of(settings)
         self._trusted = trusted_documents(settings)

@@ -109,6 +109,7 @@ def work() -> None:
             database_url,
             settings.redis_url,
             anonymize_after_days=settings.anonymize_after_days,
+            delete_after_days=settings.delete_after_days,
             consent_rule=settings.consent_rule,
         )
         settle_memory()
@@ -268,6 +269,42 @@ def import_milestones(
             await run(engine, settings.anonymize_after_days, settings.consent_rule, file)
 
     _until_done(importing())
+
+
+@app.command()
+def retention(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is due, and do nothing.")] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="What is due at this time, such as 2026-01-31T02:00Z; only a dry run may look ahead."
+        ),
+    ] = None,
+) -> None:
+    """Anonymise and delete what has grown too old, beside whatever runs, and say how many rows of which table.
+
+    The worker does so after 02:00 UTC each day. Broken off, it is run again.
+    """
+    from models.retention import Policy
+    from questlog.retention import moment, preview, run
+
+    wanted = moment(as_of)
+    settings = questlog_settings.load()
+    policy = Policy(settings.anonymize_after_days, settings.delete_after_days)
+
+    async def retaining() -> None:
+        async with _servers() as (engine, queue, _):
+            await (preview(engine, wanted, policy) if dry_run else run(engine, queue, wanted, policy))
+
+    _until_done(retaining())
+
+
+@app.command()
+def policy() -> None:
+    """Print the privacy policy that the settings in force come to, as Markdown."""
+    from questlog.policy import policy as written
+
+    print(written(questlog_settings.load()), end="")
 
 
 @app.command()

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -21,6 +22,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.base import connect
+from models.horizon import horizon
+from models.retention import oldest_identifiable
 from models.rollup import number_dirty
 from questlog.database import logins
 from questlog.port import listen
@@ -85,7 +88,10 @@ class Metrics:
         registry.register(MultiProcessCollector(None, str(self.counted_in)) if self.counted_in else REGISTRY)
         self._tell_memory(registry)
         await asyncio.gather(
-            *(_unless_away(tell(registry)) for tell in (self._tell_ledger, self._tell_dirty, self._tell_queue))
+            *(
+                _unless_away(tell(registry))
+                for tell in (self._tell_ledger, self._tell_dirty, self._tell_retention, self._tell_queue)
+            )
         )
         await make_asgi_app(registry)(scope, receive, send)
 
@@ -109,6 +115,17 @@ class Metrics:
         async with self._database() as connection:
             number = await number_dirty(connection)
         Gauge("questlog_dirty_spans", "Spans of events that wait for a roll-up.", registry=registry).set(number)
+
+    async def _tell_retention(self, registry: CollectorRegistry) -> None:
+        now, days = datetime.now(UTC), self.settings.anonymize_after_days
+        async with self._database() as connection:
+            oldest = await oldest_identifiable(connection, horizon(now, days))
+        age = Gauge(
+            "questlog_oldest_identifiable_seconds", "Age of the oldest row that names somebody.", registry=registry
+        )
+        age.set((now - oldest).total_seconds() if oldest else 0)
+        most = Gauge("questlog_identifiable_seconds_most", "Age by which rows name nobody any more.", registry=registry)
+        most.set(timedelta(days=days).total_seconds())
 
     async def _tell_queue(self, registry: CollectorRegistry) -> None:
         async with self._queue() as queue:

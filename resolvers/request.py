@@ -37,6 +37,7 @@ class Rules:
 
     trust_clients: bool
     anonymize_after_days: int
+    delete_after_days: int
     seconds_to_answer: int
     consent: ConsentRule
 

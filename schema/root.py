@@ -27,6 +27,7 @@ from resolvers.errors import BadUserInputError
 from resolvers.intake import intake_status
 from resolvers.quest import popular_quests
 from resolvers.request import ASKERS
+from resolvers.retention import retention_status
 from resolvers.tracking import track
 from resolvers.window import platform_window
 from schema.badge import BadgePopularity
@@ -48,6 +49,7 @@ from schema.journey import LearningJourney, Milestone
 from schema.node import Info, Node, parsed_id
 from schema.page import PageView
 from schema.quest import QuestPopularity
+from schema.retention import RetentionStatus
 from schema.scalars import SCALARS
 from schema.selection import selected
 from schema.session import Session
@@ -229,6 +231,10 @@ class Query:
     @strawberry.field(description="What became of all accepted events; for admins and servers.")
     async def intake(self, info: Info) -> IntakeStatus | None:
         return IntakeStatus.of(await intake_status(info.context))
+
+    @strawberry.field(description="How long rows name somebody and are kept, as promised and as it is; for admins.")
+    async def retention_status(self, info: Info) -> RetentionStatus | None:
+        return RetentionStatus.of(await retention_status(info.context))
 
 
 @strawberry.type(description="Everything that can be sent, and changed.")

@@ -20,11 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from models.base import connect
 from models.partition import make_partitions, rebuild_index
 from models.permission import USUAL, ConsentRule
+from models.retention import Policy
 from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
 from workers.queue import LAST_ERROR, WORKERS, queue_at
+from workers.retention import is_due, is_kept, retain
 from workers.risk import PEOPLE_AT_ONCE, assess_due, put_off
 from workers.rollup import SUBJECTS_AT_ONCE, postpone, roll_up
 
@@ -49,6 +51,7 @@ def create_worker(
     redis_url: str,
     *,
     anonymize_after_days: int,
+    delete_after_days: int = 730,
     consent_rule: ConsentRule = USUAL,
     handle_signals: bool = True,
 ) -> Worker:
@@ -80,6 +83,8 @@ def create_worker(
                 max_tries=NO_LAST_TRY,
                 keep_result=0,
             ),
+            cron(retain_daily, second=10, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(watch_retention, minute=5, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(
                 make_partitions_ahead,
@@ -100,8 +105,9 @@ def create_worker(
         keep_result=0,
         timezone=UTC,
         ctx={
-            "engine": connect(database_url, pool_size=TRANSACTIONS_AT_ONCE + 3, name="questlog worker"),
+            "engine": connect(database_url, pool_size=TRANSACTIONS_AT_ONCE + 4, name="questlog worker"),
             "anonymize_after_days": anonymize_after_days,
+            "policy": Policy(anonymize_after_days, delete_after_days),
             "consent_rule": consent_rule,
             "rounds": Rounds(),
             "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
@@ -123,7 +129,8 @@ async def run(worker: Worker) -> None:
             await worker.close()
     finally:
         worker.ctx["is_ending"] = True
-        left = [*worker.tasks.values(), *worker.job_tasks.values(), *filter(None, [worker.ctx.get("life")])]
+        lasting = [task for name in ("life", "retaining") if (task := worker.ctx.get(name))]
+        left = [*worker.tasks.values(), *worker.job_tasks.values(), *lasting]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -317,6 +324,42 @@ async def rebuild_indexes(ctx: dict[str, Any]) -> None:
         logger.warning("an index could not be written anew, and is with the next minute: %s", _kind(error))
 
 
+async def retain_daily(ctx: dict[str, Any]) -> None:
+    """Begin the run that is due since 02:00 UTC, where it is. It takes minutes: it goes on beside arq's jobs, and where
+    it breaks off the next minute goes on."""
+    if (retaining := ctx.get("retaining")) and not retaining.done():
+        return
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).connect() as connection:
+            due = await is_due(connection, datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001 - the next minute asks again, whatever it was
+        logger.warning("whether anything has grown too old is not known, and asked next minute: %s", _kind(error))
+        return
+    if due:
+        ctx["retaining"] = asyncio.create_task(_retain(ctx), name="retaining")
+
+
+async def _retain(ctx: dict[str, Any]) -> None:
+    try:
+        run = retain(_engine(ctx), ctx["redis"], datetime.now(UTC), ctx["policy"], wait=False)
+        async with contextlib.aclosing(run):
+            async for done in run:
+                logger.info("too old: %s of %s", done.step, done.part or done.table, extra={"rows": done.rows})
+    except Exception as error:  # noqa: BLE001 - the next minute goes on, whatever it was
+        logger.warning("what has grown too old is still there, and goes on next minute: %s", _kind(error))
+        await _tell(ctx, "what has grown too old is still there", error)
+
+
+async def watch_retention(ctx: dict[str, Any]) -> None:
+    """Say in the log where something names somebody for more than a day longer than promised."""
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).connect() as connection:
+            if not await is_kept(connection, datetime.now(UTC), ctx["policy"]):
+                logger.warning("rows that name somebody are kept for longer than promised: see `questlog retention`")
+    except Exception as error:  # noqa: BLE001 - the next hour looks again, whatever it was
+        logger.warning("how long rows name somebody is not known, and looked at next hour: %s", _kind(error))
+
+
 async def _begin(ctx: dict[str, Any]) -> None:
     """Be ready for jobs, and tell others every second that this worker is alive."""
     ctx["commits"] = GroupCommit(
@@ -361,8 +404,10 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 
 async def _disconnect(ctx: dict[str, Any]) -> None:
     ctx["is_ending"] = True
-    ctx["life"].cancel()
-    await asyncio.gather(ctx["life"], return_exceptions=True)
+    lasting = [task for name in ("life", "retaining") if (task := ctx.get(name))]
+    for task in lasting:
+        task.cancel()
+    await asyncio.gather(*lasting, return_exceptions=True)
     await ctx["commits"].close()
     with contextlib.suppress(RedisError, OSError):
         await ctx["redis"].zrem(WORKERS, ctx["name"])

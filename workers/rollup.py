@@ -41,6 +41,7 @@ from models.error import note_groups
 from models.event import UserActivityEvent
 from models.horizon import horizon
 from models.journey import LearningJourneyEvent, milestone
+from models.retention import SealedSession
 from models.rollup import (
     UTC,
     DirtySpan,
@@ -247,15 +248,20 @@ async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch
     }
     if not reaching:
         return {}
-    rows = await connection.execute(
-        select(UserSession.subject_key, UserSession.device_id, UserSession.started_at, UserSession.ended_at)
-        .where(
-            UserSession.subject_key.in_(reaching),
-            UserSession.started_at >= sealed_before - LONGEST,
-            UserSession.started_at < max(reaching.values()),
-        )
-        .order_by(UserSession.ended_at)
+    last_ones = select(
+        UserSession.subject_key, UserSession.device_id, UserSession.started_at, UserSession.ended_at
+    ).where(
+        UserSession.subject_key.in_(reaching),
+        UserSession.started_at >= sealed_before - LONGEST,
+        UserSession.started_at < max(reaching.values()),
     )
+    anonymised = select(
+        SealedSession.subject_key,
+        SealedSession.device_id,
+        literal(sealed_before - LONGEST).label("started_at"),
+        SealedSession.ended_at,
+    ).where(SealedSession.subject_key.in_(reaching))
+    rows = await connection.execute(union_all(last_ones, anonymised).order_by("ended_at"))
     return {(key, device): ended_at for key, device, started_at, ended_at in rows if started_at < reaching[key]}
 
 

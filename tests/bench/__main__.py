@@ -2,8 +2,8 @@
 
 import asyncio
 
-from tests.bench import attacks, disk, frame, intake, live, reading, start
+from tests.bench import attacks, disk, frame, intake, live, reading, retention, start
 
-for benchmark in (start, frame, live, intake, reading, disk, attacks):
+for benchmark in (start, frame, live, intake, reading, retention, disk, attacks):
     print(f"\n{benchmark.__doc__}", flush=True)
     asyncio.run(benchmark.main())

@@ -17,8 +17,10 @@ import asyncpg
 import pytest
 
 from questlog import private
+from questlog.database import logins
 from questlog.embedded import EmbeddedServers
 from questlog.process import end, spawn
+from questlog.settings import Settings
 from tests.processes import wait_until
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -110,3 +112,25 @@ async def test_a_whole_course_is_stored_and_derived(database_url: str, tmp_path:
             assert demo.wait(60) == 0
     shutil.rmtree((servers.home / "servers").resolve())
     assert "They agree.\n" in printed
+
+
+async def test_what_is_old_is_anonymised(database_url: str) -> None:
+    migrate(database_url, "head")
+    owner = await asyncpg.connect(database_url)
+    worker = await asyncpg.connect(logins(Settings(database_url=database_url)).worker)
+    await owner.execute("SELECT make_partitions(now() - interval '120 days', now() - interval '120 days')")
+    await worker.execute(
+        "INSERT INTO user_activity_events (subject_key, event_id, occurred_at, received_at, device_id, from_service,"
+        " event_type, page_path, event_data)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), now() - interval '120 days', now(), gen_random_uuid(), false,"
+        " 'page_view', '/quests/12', '{}' FROM generate_series(1, 100)"
+    )
+    while await worker.fetch("SELECT * FROM anonymize_old_activity_events(now(), 90)"):
+        pass
+    anonymised = "SELECT count(*) FROM user_activity_events WHERE device_id IS NULL AND page_path = '/quests/:id'"
+    assert await worker.fetchval(anonymised) == 100
+    while await worker.fetch("SELECT * FROM delete_old_activity_events(now(), 110)"):
+        pass
+    assert await worker.fetchval(anonymised) == 0
+    await owner.close()
+    await worker.close()

@@ -39,8 +39,6 @@ LATER_TYPES = {
     "Erasure",
     "ExportUserDataInput",
     "ExportUserDataPayload",
-    "RetentionRun",
-    "RetentionStatus",
     "TaskState",
 }
 LATER_FIELDS = {
@@ -48,7 +46,6 @@ LATER_FIELDS = {
     "Mutation.exportUserData",
     "Query.dataExport",
     "Query.erasure",
-    "Query.retentionStatus",
     "User.accessLog",
 }
 

@@ -19,6 +19,7 @@ from graphql import (
 )
 from sqlalchemy import event, text
 
+from models.retention import Policy
 from models.viewer import Role
 from schema.node import global_id
 from schema.root import schema
@@ -39,6 +40,7 @@ from tests.household import (
     tells_of_stranger,
 )
 from tests.platform import CONSENT, LINK, REVOKE, SERVICE, SET_TRACKING, TRACK, UPSERT, Answer, Asker, Platform
+from workers.retention import retain
 
 GRAPH: GraphQLSchema = schema._schema
 OWN = {"no token": SERVICE_USER, "STUDENT": CHILD, "PARENT": PARENT, "ADMIN": ADMIN, "SERVICE": SERVICE_USER}
@@ -71,6 +73,7 @@ ROOTS = {
     "Query.errors":         "UUUU     FFFF    FFFF   VVV-  FFFF",
     "Query.viewer":         "----     V---    VV--   V---  ----",
     "Query.intake":         "UUUU     FFFF    FFFF   VVVV  VVVV",
+    "Query.retentionStatus": "UUUU    FFFF    FFFF   VVVV  FFFF",
     "Query.atRiskStudents": "UUUU     FFFF    FFFF   -VV-  FFFF",
 }
 VISIBLE =                   "....     V...    VV..   VVV.  ...."
@@ -166,6 +169,10 @@ BESIDE_USER = {
         "...VV": "accepted stored duplicate withdrawn waiting setAside workers",
         "...00": "oldestWaitingSeconds lastError",
     },
+    "RetentionStatus": {
+        "...V.": "anonymizeAfterDays deleteAfterDays oldestIdentifiable oldestKept lastRun",
+    },
+    "RetentionRun": {"...V.": "startedAt finishedAt anonymized deleted"},
 }
 # The fields of what is answered to what is sent, where all of it is taken and none of it is.
 PAYLOADS = {
@@ -263,6 +270,7 @@ NODES = f"query ($ids: [ID!]!) {{ nodes(ids: $ids) {below(QUERY, 'node')} }}"
 VIEWER = f"{{ viewer {below(QUERY, 'viewer')} }}"
 USERS = f"{{ users(first: 100) {below(QUERY, 'users')} }}"
 INTAKE = f"{{ intake {below(QUERY, 'intake')} }}"
+RETENTION = f"{{ retentionStatus {below(QUERY, 'retentionStatus')} }}"
 AT_RISK = f"{{ atRiskStudents(threshold: 0) {below(QUERY, 'atRiskStudents')} }}"
 OF_ONE = {
     "Query.user": USER,
@@ -304,6 +312,9 @@ async def let_them_be_known_for_long(platform: Platform) -> None:
 async def town(platform: Platform) -> Town:
     await move_in(platform)
     await let_them_be_known_for_long(platform)
+    policy = Policy(platform.settings.anonymize_after_days, platform.settings.delete_after_days)
+    async for _ in retain(platform.worker_engine, platform.api.intake.queue, datetime.now(UTC), policy, wait=True):
+        pass
     nodes = {who: await node_ids(platform, who) for who in (*OWN.values(), SIBLING, STRANGER)}
     then = datetime.now(UTC) - timedelta(days=2)
     nodes[NOBODY] = {
@@ -360,6 +371,8 @@ async def test_lists_of_everybody(town: Town) -> None:
         assert _contained(answer, about(asker, whose)) == expected, (asker, whose)
     for (asker, whose), expected in cells(ROOTS["Query.intake"]).items():
         assert root_outcome(await town.ask(INTAKE, asker)) == expected, (asker, whose)
+    for (asker, whose), expected in cells(ROOTS["Query.retentionStatus"]).items():
+        assert root_outcome(await town.ask(RETENTION, asker)) == expected, (asker, whose)
     for (asker, whose), expected in cells(ROOTS["Query.viewer"]).items():
         answer = await town.ask("{ viewer { user { userId } children { userId } } }", asker)
         assert _contained(answer, about(asker, whose)) == expected, (asker, whose)
@@ -419,7 +432,7 @@ async def test_a_field_beside_users(town: Town) -> None:
     found = []
     for asker in ASKERS:
         values = defaultdict(list)
-        for query in (VIEWER, USERS, INTAKE, AT_RISK, *(query for query, _ in OF_THE_PLATFORM.values())):
+        for query in (VIEWER, USERS, INTAKE, RETENTION, AT_RISK, *(query for query, _ in OF_THE_PLATFORM.values())):
             for field, value in values_in(list(((await town.ask(query, asker))["data"] or {}).values())):
                 values[field].append(value)
         found.append(values)

@@ -302,7 +302,7 @@ async def test_those_who_read_write_nothing(town: Town) -> None:
     viewer, admin = [set(await catalogue(town, privileges, login=logins[name])) for name in ("viewer", "admin")]
     assert {privilege for _, privilege in viewer | admin} == {"SELECT"}
     platform = ("page_view_analytics", "quest_analytics", "badge_analytics", "catalogue", "error_groups")
-    assert admin - viewer == {(table, "SELECT") for table in (*platform, "risk_assessments")}
+    assert admin - viewer == {(table, "SELECT") for table in (*platform, "risk_assessments", "retention_runs")}
     assert viewer < admin
 
 

@@ -1,0 +1,459 @@
+"""What is old is anonymised, and later deleted: whole partitions, written anew, so that no file keeps old rows."""
+
+from alembic import context, op
+
+revision = "0012"
+down_revision = "0011"
+
+TABLES = """
+CREATE TABLE retention_runs (
+    started_at timestamptz PRIMARY KEY,
+    finished_at timestamptz,
+    anonymized bigint NOT NULL,
+    deleted bigint NOT NULL
+);
+
+CREATE TABLE sealed_sessions (
+    subject_key uuid NOT NULL,
+    device_id uuid,
+    ended_at timestamptz NOT NULL
+);
+CREATE INDEX ON sealed_sessions (subject_key);
+
+CREATE TABLE partition_rewrites (
+    parent text NOT NULL,
+    week date NOT NULL
+)
+"""
+NAMES = ("retention_runs", "sealed_sessions", "partition_rewrites")
+EVENTS, ERRORS, SESSIONS, CONTRIBUTIONS = PARTITIONED = (
+    "user_activity_events",
+    "error_events",
+    "user_sessions",
+    "daily_contributions",
+)
+READ_BY_OWNER = (*PARTITIONED, "catalogue")
+MINUTE = "date_bin('1 minute', occurred_at, '2000-01-01 00:00Z')"
+AN_HOUR = "date_bin('1 hour', {at}, '2000-01-01 00:00Z')"
+FUNCTIONS = "LANGUAGE plpgsql SET search_path = public, pg_temp SET timezone = 'UTC'"
+
+# As models/horizon.py has it.
+HORIZON = f"""
+CREATE FUNCTION retention_horizon(as_of timestamptz, days integer) RETURNS timestamptz {FUNCTIONS} STABLE AS $$
+DECLARE
+    next_run timestamptz := date_trunc('day', as_of) + interval '2 hours';
+BEGIN
+    IF next_run <= as_of THEN
+        next_run := next_run + interval '1 day';
+    END IF;
+    RETURN date_trunc('week', next_run - days * interval '1 day') + interval '7 days';
+END $$
+"""
+
+# What has to be done to which partitions. One that is anonymised already says so itself, by a constraint of that name.
+DUE = f"""
+CREATE FUNCTION partitions_due(sealed_before timestamptz, kept_since timestamptz)
+RETURNS TABLE (step text, parent text, part text, week date) {FUNCTIONS} STABLE AS $$
+BEGIN
+    RETURN QUERY
+    SELECT due.step, due.parent, due.part, due.week
+    FROM pg_inherits
+    CROSS JOIN LATERAL (
+        SELECT inhparent::regclass::text AS parent, inhrelid::regclass::text AS part,
+            to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') AS week,
+            EXISTS (SELECT FROM pg_constraint WHERE conrelid = inhrelid AND conname = 'anonymised') AS is_anonymised
+    ) AS one
+    CROSS JOIN LATERAL (
+        SELECT one.parent, one.part, one.week, CASE
+            WHEN one.week < kept_since THEN 'delete'
+            WHEN is_anonymised THEN NULL
+            WHEN one.week < sealed_before THEN 'anonymize'
+            WHEN EXISTS (
+                SELECT FROM partition_rewrites AS asked WHERE asked.parent = one.parent AND asked.week = one.week
+            ) THEN 'rewrite'
+        END AS step
+    ) AS due
+    WHERE inhparent = ANY (ARRAY{list(PARTITIONED)!r}::regclass[]) AND due.step IS NOT NULL
+    ORDER BY due.week, due.parent;
+END $$
+"""
+
+ROWS_OF_WEEK = f"""
+CREATE FUNCTION rows_of_week(parent text, week date) RETURNS bigint {FUNCTIONS} STABLE AS $$
+DECLARE
+    number bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %I WHERE %2$I >= $1 AND %2$I < $2', parent, time_of(parent))
+    INTO number USING week, week + 7;
+    RETURN number;
+END $$
+"""
+TIME_OF = r"""
+CREATE FUNCTION time_of(parent text) RETURNS text
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT substring(pg_get_partkeydef(parent::regclass) FROM '\((.*)\)')
+$$
+"""
+
+# The oldest row that still names somebody: of what should be anonymised by then, or else of all events.
+OLDEST_IDENTIFIABLE = f"""
+CREATE FUNCTION oldest_identifiable(sealed_before timestamptz) RETURNS timestamptz
+{FUNCTIONS} STABLE SECURITY DEFINER AS $$
+DECLARE
+    due record;
+    found timestamptz;
+    oldest timestamptz;
+BEGIN
+    FOR due IN SELECT * FROM partitions_due(sealed_before, '-infinity') WHERE step = 'anonymize' LOOP
+        EXECUTE format('SELECT min(%2$I) FROM %1$I WHERE %2$I >= $1 AND %2$I < $2', due.parent, time_of(due.parent))
+        INTO found USING due.week, due.week + 7;
+        oldest := least(oldest, found);
+    END LOOP;
+    RETURN coalesce(oldest, (
+        SELECT occurred_at FROM user_activity_events WHERE occurred_at >= sealed_before
+        ORDER BY {MINUTE}, occurred_at LIMIT 1
+    ));
+END $$
+"""
+
+# Whoever waits for a lock makes all others wait behind: so for a moment only, and then again.
+LOCK = f"""
+CREATE FUNCTION lock_patiently(which text) RETURNS void {FUNCTIONS} SET lock_timeout = '200ms' AS $$
+DECLARE
+    seconds float := 0.2;
+BEGIN
+    LOOP
+        BEGIN
+            EXECUTE 'LOCK TABLE ' || which;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(seconds);
+            seconds := least(2 * seconds, 5);
+        END;
+    END LOOP;
+END $$
+"""
+
+# Nobody writes to the old partition from here on, until the new one stands in its place.
+BEGIN_ANEW = f"""
+CREATE FUNCTION begin_anew(parent text, part text) RETURNS void {FUNCTIONS} AS $$
+BEGIN
+    PERFORM lock_patiently(format('%I IN SHARE MODE', part));
+    EXECUTE format(
+        'CREATE TABLE partition_anew (LIKE %I INCLUDING ALL EXCLUDING INDEXES, CONSTRAINT within CHECK (%s))',
+        parent, pg_get_partition_constraintdef(part::regclass)
+    );
+END $$
+"""
+
+# The constraint on what is within saves a look at all rows where the partition is attached.
+PUT_IN_PLACE = f"""
+CREATE FUNCTION put_in_place(parent text, part text, since date) RETURNS void {FUNCTIONS}
+SET maintenance_work_mem = '128MB' AS $$
+DECLARE
+    bounds text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = part::regclass);
+    definition text;
+BEGIN
+    FOR definition IN
+        SELECT 'ALTER TABLE partition_anew ADD ' || pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE conrelid = parent::regclass AND contype = 'p'
+        UNION ALL
+        SELECT 'CREATE INDEX ON partition_anew ' || substring(pg_get_indexdef(indexrelid) FROM 'USING .*')
+        FROM pg_index WHERE indrelid = parent::regclass AND NOT indisprimary
+    LOOP
+        EXECUTE definition;
+    END LOOP;
+    ALTER TABLE partition_anew ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE partition_anew FORCE ROW LEVEL SECURITY;
+    ANALYZE partition_anew;
+    PERFORM lock_patiently(format('ONLY %I IN ACCESS EXCLUSIVE MODE', parent));
+    EXECUTE format('DROP TABLE %I', part);
+    EXECUTE format('ALTER TABLE partition_anew RENAME TO %I', part);
+    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I %s', parent, part, bounds);
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT within', part);
+    DELETE FROM partition_rewrites AS asked WHERE asked.parent = put_in_place.parent AND asked.week = since;
+END $$
+"""
+
+# A part of a path that is an id: a number, a UUID, eight or more hexadecimal digits, or what we know as an id.
+PATH_PATTERN = r"""
+CREATE FUNCTION path_pattern(path text) RETURNS text
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT string_agg(
+        CASE
+            WHEN EXISTS (SELECT FROM users WHERE user_id = part) THEN '\:id'
+            WHEN EXISTS (SELECT FROM catalogue WHERE kind IN ('QUEST', 'BADGE') AND name = part) THEN '\:id'
+            ELSE regexp_replace(
+                part,
+                '(?<![0-9a-z])([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}|[0-9]+)(?![0-9a-z])', '\:id', 'gi'
+            )
+        END,
+        '/' ORDER BY place
+    )
+    FROM string_to_table(path, '/') WITH ORDINALITY AS each (part, place)
+$$
+"""
+
+# What rows are like once nobody can be told from them, and what is read of the old ones: each row gets a random key,
+# by which it is also put in its place, so that nothing is left of the order of people. Of events, only those that make
+# milestones keep the names of quests, tasks and badges: there a learner's own record says the same, and more. They keep
+# nothing else, since that record would tell whose it was.
+IS_ANONYMISED = {
+    EVENTS: f"""
+        event_id = subject_key AND occurred_at = {AN_HOUR.format(at="occurred_at")} AND received_at = occurred_at
+        AND num_nonnulls(device_id, page_title, referrer, user_agent, ip_address) = 0 AND NOT from_service""",
+    ERRORS: f"""
+        event_id = subject_key AND occurred_at = {AN_HOUR.format(at="occurred_at")}
+        AND num_nonnulls(message, stack, fingerprint) = 0""",
+    SESSIONS: f"""
+        session_id = subject_key AND first_event_id = subject_key AND num_nonnulls(device_id, logout_id) = 0
+        AND started_at = {AN_HOUR.format(at="started_at")} AND ended_at = started_at AND open_until = started_at""",
+    CONTRIBUTIONS: """
+        num_nonnulls(
+            page_views, load_keys, page_exits, visible_seconds, quest_views, quest_starts, quest_completions,
+            quests_finished, badge_views, badge_claims, badges_earned
+        ) = 0""",
+}
+MILESTONES = (
+    "quest_started",
+    "quest_abandoned",
+    "quest_completed",
+    "task_completed",
+    "badge_claimed",
+    "badge_earned",
+)
+OTHERS = (
+    "page_view",
+    "route_change",
+    "page_exit",
+    "quest_viewed",
+    "task_viewed",
+    "evidence_uploaded",
+    "badge_viewed",
+    "tutor_opened",
+    "tutor_message_sent",
+    "tutor_safety_flag",
+    "connection_request_sent",
+    "connection_accepted",
+    "profile_viewed",
+    "login_success",
+    "login_failed",
+    "logout",
+    "session_expired",
+    "parent_dashboard_opened",
+    "parent_evidence_uploaded",
+    "javascript_error",
+    "api_error",
+    "network_error",
+)
+CLEARED = (
+    "studentId",
+    "conversationId",
+    "recipientId",
+    "requesterId",
+    "profileId",
+    "childId",
+    "message",
+    "stack",
+    "fingerprint",
+    "endpoint",
+    "fromPath",
+)
+NAMED = ("questId", "questTitle", "taskId", "taskTitle", "badgeId", "badgeName")
+ROWS = {
+    EVENTS: f"""
+        WITH paths AS MATERIALIZED (
+            SELECT page_path, path_pattern(page_path) AS pattern
+            FROM user_activity_events WHERE occurred_at >= since AND occurred_at < until GROUP BY page_path
+        ), keyed AS (
+            SELECT gen_random_uuid() AS key, {AN_HOUR.format(at="occurred_at")} AS hour,
+                event_type, page_path, event_data
+            FROM user_activity_events WHERE occurred_at >= since AND occurred_at < until
+        )
+        INSERT INTO partition_anew
+            (subject_key, event_id, occurred_at, received_at, from_service, event_type, page_path, event_data)
+        SELECT key, key, hour, hour, false, event_type,
+            CASE WHEN event_type <> ALL (ARRAY{list(MILESTONES)!r}) THEN pattern END,
+            CASE
+                WHEN event_type = ANY (ARRAY{list(MILESTONES)!r}) THEN event_data - ARRAY{list(CLEARED)!r}
+                WHEN event_type = ANY (ARRAY{list(OTHERS)!r}) THEN event_data - ARRAY{[*CLEARED, *NAMED]!r}
+                ELSE '{{}}'
+            END
+        FROM keyed LEFT JOIN paths USING (page_path)
+        ORDER BY key""",
+    ERRORS: f"""
+        INSERT INTO partition_anew (
+            subject_key, event_id, occurred_at, error_type, status_code, component, endpoint, method, release,
+            page_path, group_id, grouping
+        )
+        SELECT key, key, hour, error_type, status_code, component, path_pattern(endpoint), method, release,
+            path_pattern(page_path), group_id, grouping
+        FROM (
+            SELECT gen_random_uuid() AS key, {AN_HOUR.format(at="occurred_at")} AS hour, error_events.*
+            FROM error_events WHERE occurred_at >= since AND occurred_at < until
+        ) AS keyed
+        ORDER BY key""",
+    # Their lengths, and what they hold, a learner's own record has too: it would tell whose they were.
+    SESSIONS: f"""
+        INSERT INTO partition_anew (
+            subject_key, session_id, first_event_id, started_at, ended_at, open_until, page_views, events, is_bounce,
+            entry_path, exit_path, device_type, browser, os
+        )
+        SELECT key, key, key, hour, hour, hour, 0, 0, is_bounce,
+            path_pattern(entry_path), path_pattern(exit_path), device_type, browser, os
+        FROM (
+            SELECT gen_random_uuid() AS key, {AN_HOUR.format(at="started_at")} AS hour, user_sessions.*
+            FROM user_sessions WHERE started_at >= since AND started_at < until
+        ) AS keyed
+        ORDER BY key""",
+    # Those of all subjects become one a day.
+    CONTRIBUTIONS: """
+        INSERT INTO partition_anew (subject_key, day, events_by_category)
+        SELECT gen_random_uuid(), day, array_agg(number ORDER BY category)
+        FROM (
+            SELECT day, category, sum(events)::integer AS number
+            FROM daily_contributions
+            CROSS JOIN unnest(events_by_category) WITH ORDINALITY AS each (events, category)
+            WHERE day >= since::date AND day < until::date
+            GROUP BY day, category
+        ) AS summed
+        GROUP BY day""",
+}
+# Deriving starts after a session that reaches into what is not sealed, though its row is nobody's any more.
+FIRST = {
+    SESSIONS: """
+        DELETE FROM sealed_sessions WHERE ended_at < until;
+        INSERT INTO sealed_sessions
+        SELECT subject_key, device_id, max(ended_at) FROM user_sessions
+        WHERE started_at >= until - interval '24 hours' AND started_at < until AND ended_at >= until
+        GROUP BY subject_key, device_id;"""
+}
+WRITE_ANONYMISED = """
+CREATE FUNCTION anonymize_{table}(since timestamptz, until timestamptz) RETURNS void {functions}
+SET work_mem = '64MB' AS $$
+BEGIN
+    ALTER TABLE partition_anew ADD CONSTRAINT anonymised CHECK ({check});{first}{rows};
+END $$
+"""
+
+# One partition a call; none where nothing is due. Two at once wait for each other, and do nothing twice.
+STEP = """
+CREATE FUNCTION {name}(as_of timestamptz, after_days integer) RETURNS TABLE (parent text, part text, number bigint)
+{functions} SECURITY DEFINER AS $$
+DECLARE
+    week date;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('retention', 0));
+    SELECT due.parent, due.part, due.week INTO parent, part, week FROM partitions_due({due}) AS due
+    WHERE step = '{step}' LIMIT 1;
+    IF part IS NOT NULL THEN
+        number := rows_of_week(parent, week);{counted}{what}
+        RETURN NEXT;
+    END IF;
+END $$
+"""
+# In the run that began last, where it is not over.
+COUNTED = """
+        UPDATE retention_runs SET {column} = {column} + number
+        WHERE started_at = (SELECT max(started_at) FROM retention_runs) AND finished_at IS NULL;"""
+ANONYMIZE = STEP.format(
+    name="anonymize_old_activity_events",
+    functions=FUNCTIONS,
+    due="retention_horizon(as_of, after_days), '-infinity'",
+    step="anonymize",
+    counted=COUNTED.format(column="anonymized"),
+    what="""
+        PERFORM begin_anew(parent, part);
+        EXECUTE format('SELECT %I($1, $2)', 'anonymize_' || parent) USING week::timestamptz, week + interval '7 days';
+        PERFORM put_in_place(parent, part, week);""",
+)
+DELETE = STEP.format(
+    name="delete_old_activity_events",
+    functions=FUNCTIONS,
+    due="'-infinity', retention_horizon(as_of, after_days)",
+    step="delete",
+    counted=COUNTED.format(column="deleted"),
+    what="""
+        PERFORM lock_patiently(format('ONLY %I IN ACCESS EXCLUSIVE MODE', parent));
+        EXECUTE format('DROP TABLE %I', part);""",
+)
+# Asked for by an erasure: a partition that is not anonymised yet, with the rows that are left.
+REWRITE = STEP.format(
+    name="rewrite_erased_partitions",
+    functions=FUNCTIONS,
+    due="retention_horizon(as_of, after_days), '-infinity'",
+    step="rewrite",
+    counted="",
+    what="""
+        PERFORM begin_anew(parent, part);
+        EXECUTE format(
+            'INSERT INTO partition_anew SELECT * FROM %I WHERE %2$I >= $1 AND %2$I < $2', parent, time_of(parent)
+        ) USING week, week + 7;
+        PERFORM put_in_place(parent, part, week);""",
+)
+FOR_WORKER = (
+    "partitions_due(timestamptz, timestamptz)",
+    "rows_of_week(text, date)",
+    "time_of(text)",
+    "oldest_identifiable(timestamptz)",
+    "anonymize_old_activity_events(timestamptz, integer)",
+    "delete_old_activity_events(timestamptz, integer)",
+    "rewrite_erased_partitions(timestamptz, integer)",
+)
+FOR_ADMIN = ("oldest_identifiable(timestamptz)",)
+FOR_OWNER = (
+    "retention_horizon(timestamptz, integer)",
+    "lock_patiently(text)",
+    "begin_anew(text, text)",
+    "put_in_place(text, text, date)",
+    "path_pattern(text)",
+    *(f"anonymize_{table}(timestamptz, timestamptz)" for table in PARTITIONED),
+)
+
+
+def upgrade() -> None:
+    for statement in TABLES.split(";"):
+        op.execute(statement)
+    for function in (HORIZON, DUE, TIME_OF, ROWS_OF_WEEK, OLDEST_IDENTIFIABLE, LOCK, BEGIN_ANEW, PUT_IN_PLACE):
+        op.execute(function)
+    op.execute(PATH_PATTERN)
+    for table in PARTITIONED:
+        rewrite = {"check": IS_ANONYMISED[table], "first": FIRST.get(table, ""), "rows": ROWS[table]}
+        op.execute(WRITE_ANONYMISED.format(table=table, functions=FUNCTIONS, **rewrite))
+    for function in (ANONYMIZE, DELETE, REWRITE):
+        op.execute(function)
+    logins: dict[str, str] = context.config.attributes["logins"]
+    _grant(**{name: '"' + logins[name].replace('"', '""') + '"' for name in ("worker", "admin")})
+
+
+def _grant(worker: str, admin: str) -> None:
+    for table in NAMES:
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+    _allow(worker, "SELECT, INSERT, UPDATE", "retention_runs")
+    _allow(worker, "SELECT, DELETE", "sealed_sessions")
+    _allow(worker, "SELECT, INSERT, DELETE", "partition_rewrites")
+    _allow(admin, "SELECT", "retention_runs")
+    op.execute(f"GRANT DELETE ON devices, error_groups TO {worker}")
+    op.execute(f"REVOKE ALL ON FUNCTION {', '.join((*FOR_WORKER, *FOR_OWNER))} FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(FOR_WORKER)} TO {worker}")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(FOR_ADMIN)} TO {admin}")
+    # Under FORCE the owner's own functions see nothing without a policy.
+    for table in READ_BY_OWNER:
+        op.execute(f"CREATE POLICY owner ON {table} FOR SELECT TO CURRENT_USER USING (true)")
+    for table in NAMES:
+        op.execute(f"CREATE POLICY owner ON {table} TO CURRENT_USER USING (true)")
+
+
+def _allow(login: str, privileges: str, table: str) -> None:
+    op.execute(f"GRANT {privileges} ON {table} TO {login}")
+    op.execute(f"CREATE POLICY {login} ON {table} TO {login} USING (true)")
+
+
+def downgrade() -> None:
+    worker = '"' + context.config.attributes["logins"]["worker"].replace('"', '""') + '"'
+    op.execute(f"REVOKE DELETE ON devices, error_groups FROM {worker}")
+    for table in READ_BY_OWNER:
+        op.execute(f"DROP POLICY owner ON {table}")
+    op.execute(f"DROP FUNCTION {', '.join((*FOR_WORKER, *FOR_OWNER))}")
+    op.execute(f"DROP TABLE {', '.join(NAMES)}")
