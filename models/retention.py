@@ -1,7 +1,7 @@
 """How long what is kept tells of somebody: weeks that are anonymised, then deleted, and runs that saw to it."""
 
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
@@ -29,8 +29,6 @@ from models.journey import LearningJourneyEvent
 from models.rollup import DirtySpan
 from models.user import User
 
-WORK = func.hashtextextended("retention", 0)
-"""The lock of whoever writes a partition anew."""
 RUN = func.hashtextextended("retention run", 0)
 DEVICES_AT_ONCE = 1000
 
@@ -109,7 +107,8 @@ async def take_step(connection: AsyncConnection, step: Step, as_of: datetime, po
     """Do what the step says to the oldest partition that it is due for, and count it in the run; None where there is
     none. To be committed at once: until then nobody else gets at the table.
 
-    Before its end the table can be read and written, the partition only be read. Two at once wait for each other.
+    Everybody goes on reading and writing meanwhile, but for the moment in which the partition is exchanged. Two at once
+    wait for each other.
     """
     days = policy.delete_after_days if step is Step.DELETE else policy.anonymize_after_days
     done = getattr(func, FUNCTIONS[step])(as_of, days).table_valued("parent", "part", "number", name="done")
@@ -117,15 +116,11 @@ async def take_step(connection: AsyncConnection, step: Step, as_of: datetime, po
     return Part(*row) if row else None
 
 
-async def mark_rewrite(connection: AsyncConnection, table: type[Base], times: Iterable[datetime]) -> None:
-    """Ask the next run to write anew the table's partitions that hold these times, so that their files are without the
-    rows that the connection's transaction deletes.
-
-    To be called before it deletes them: it waits here, where it holds up nobody, for a partition that is being
-    written, and no other is until the transaction ends.
-    """
-    await connection.execute(select(func.pg_advisory_xact_lock_shared(WORK)))
-    weeks = sorted({(at - timedelta(days=at.weekday())).date() for at in times})
+async def mark_rewrite(connection: AsyncConnection, table: type[Base], times: Iterable[datetime | date]) -> None:
+    """Ask the next run to write anew the table's partitions that hold these times or UTC days, so that their files are
+    without the rows that the connection's transaction deletes, or as they were before it changes them."""
+    days = {at.astimezone(UTC).date() if isinstance(at, datetime) else at for at in times}
+    weeks = sorted({day - timedelta(days=day.weekday()) for day in days})
     rows = unnest([PartitionRewrite.parent, PartitionRewrite.week], [(table.__tablename__, week) for week in weeks])
     await connection.execute(insert(PartitionRewrite).from_select(rows.c.keys(), select(rows)))
 

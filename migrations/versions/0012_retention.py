@@ -50,7 +50,7 @@ BEGIN
 END $$
 """
 
-# What has to be done to which partitions. One that is anonymised already says so itself, by a constraint of that name.
+# What has to be done to which partitions.
 DUE = f"""
 CREATE FUNCTION partitions_due(sealed_before timestamptz, kept_since timestamptz)
 RETURNS TABLE (step text, parent text, part text, week date) {FUNCTIONS} STABLE AS $$
@@ -116,29 +116,10 @@ BEGIN
 END $$
 """
 
-# Whoever waits for a lock makes all others wait behind: so for a moment only, and then again.
-LOCK = f"""
-CREATE FUNCTION lock_patiently(which text) RETURNS void {FUNCTIONS} SET lock_timeout = '200ms' AS $$
-DECLARE
-    seconds float := 0.2;
-BEGIN
-    LOOP
-        BEGIN
-            EXECUTE 'LOCK TABLE ' || which;
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            PERFORM pg_sleep(seconds);
-            seconds := least(2 * seconds, 5);
-        END;
-    END LOOP;
-END $$
-"""
-
-# Nobody writes to the old partition from here on, until the new one stands in its place.
+# The constraint on what is within saves a look at all rows where the partition is attached.
 BEGIN_ANEW = f"""
 CREATE FUNCTION begin_anew(parent text, part text) RETURNS void {FUNCTIONS} AS $$
 BEGIN
-    PERFORM lock_patiently(format('%I IN SHARE MODE', part));
     EXECUTE format(
         'CREATE TABLE partition_anew (LIKE %I INCLUDING ALL EXCLUDING INDEXES, CONSTRAINT within CHECK (%s))',
         parent, pg_get_partition_constraintdef(part::regclass)
@@ -146,12 +127,9 @@ BEGIN
 END $$
 """
 
-# The constraint on what is within saves a look at all rows where the partition is attached.
-PUT_IN_PLACE = f"""
-CREATE FUNCTION put_in_place(parent text, part text, since date) RETURNS void {FUNCTIONS}
-SET maintenance_work_mem = '128MB' AS $$
+INDEX_ANEW = f"""
+CREATE FUNCTION index_anew(parent text) RETURNS void {FUNCTIONS} SET maintenance_work_mem = '128MB' AS $$
 DECLARE
-    bounds text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = part::regclass);
     definition text;
 BEGIN
     FOR definition IN
@@ -163,15 +141,105 @@ BEGIN
     LOOP
         EXECUTE definition;
     END LOOP;
-    ALTER TABLE partition_anew ENABLE ROW LEVEL SECURITY;
-    ALTER TABLE partition_anew FORCE ROW LEVEL SECURITY;
     ANALYZE partition_anew;
-    PERFORM lock_patiently(format('ONLY %I IN ACCESS EXCLUSIVE MODE', parent));
+END $$
+"""
+
+# Rows that were there before the copy was begun, when all transactions before `since` were over, and rows that came or
+# changed since.
+OLD_AND_NEW = f"""
+CREATE FUNCTION old_and_new(parent text, week date, since xid, OUT old bigint, OUT new bigint) {FUNCTIONS} AS $$
+BEGIN
+    EXECUTE format(
+        'SELECT count(*) FILTER (WHERE age(xmin) > age($3)), count(*) FILTER (WHERE age(xmin) <= age($3))'
+        ' FROM %I WHERE %2$I >= $1 AND %2$I < $2', parent, time_of(parent)
+    ) INTO old, new USING week, week + 7, since;
+END $$
+"""
+CATCH_UP = f"""
+CREATE FUNCTION catch_up(parent text, week date, since xid, copied bigint) RETURNS void
+{FUNCTIONS} SET work_mem = '64MB' AS $$
+DECLARE
+    same text := (
+        SELECT string_agg(format('now.%1$I = copied.%1$I', attname), ' AND ')
+        FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+        WHERE indrelid = parent::regclass AND indisprimary
+    );
+BEGIN
+    IF copied > (SELECT old FROM old_and_new(parent, week, since)) THEN
+        EXECUTE format(
+            'DELETE FROM partition_anew AS copied WHERE NOT EXISTS (SELECT FROM %I AS now'
+            ' WHERE now.%2$I >= $1 AND now.%2$I < $2 AND age(now.xmin) > age($3) AND %3$s)',
+            parent, time_of(parent), same
+        ) USING week, week + 7, since;
+    END IF;
+    EXECUTE format(
+        'INSERT INTO partition_anew SELECT * FROM %I WHERE %2$I >= $1 AND %2$I < $2 AND age(xmin) <= age($3)',
+        parent, time_of(parent)
+    ) USING week, week + 7, since;
+END $$
+"""
+
+# Whoever waits for a lock makes all others wait behind: so for a moment only, and then again with none in hand. A
+# living partition is caught up with first, while nobody writes and everybody reads; of a sealed one it is seen that it
+# is unchanged.
+EXCHANGE = f"""
+CREATE FUNCTION exchange(parent text, part text, week date, since xid, copied bigint, sealed boolean) RETURNS boolean
+{FUNCTIONS} SET lock_timeout = '200ms' AS $$
+DECLARE
+    seconds float := 0.2;
+BEGIN
+    LOOP
+        BEGIN
+            IF NOT sealed THEN
+                EXECUTE format('LOCK TABLE ONLY %I IN SHARE ROW EXCLUSIVE MODE', parent);
+                PERFORM catch_up(parent, week, since, copied);
+            ELSE
+                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', part);
+                IF old_and_new(parent, week, since) <> (copied, 0::bigint) THEN
+                    RAISE serialization_failure;
+                END IF;
+            END IF;
+            EXECUTE format('LOCK TABLE ONLY %I, %I IN ACCESS EXCLUSIVE MODE', parent, part);
+            PERFORM put_in_place(parent, part);
+            RETURN true;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                PERFORM pg_sleep(seconds);
+                seconds := least(2 * seconds, 5);
+            WHEN serialization_failure THEN
+                RETURN false;
+        END;
+    END LOOP;
+END $$
+"""
+PUT_IN_PLACE = f"""
+CREATE FUNCTION put_in_place(parent text, part text) RETURNS void {FUNCTIONS} AS $$
+DECLARE
+    bounds text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = part::regclass);
+BEGIN
     EXECUTE format('DROP TABLE %I', part);
     EXECUTE format('ALTER TABLE partition_anew RENAME TO %I', part);
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', part);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', part);
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I %s', parent, part, bounds);
     EXECUTE format('ALTER TABLE %I DROP CONSTRAINT within', part);
-    DELETE FROM partition_rewrites AS asked WHERE asked.parent = put_in_place.parent AND asked.week = since;
+END $$
+"""
+DROP_PATIENTLY = f"""
+CREATE FUNCTION drop_patiently(part text) RETURNS void {FUNCTIONS} SET lock_timeout = '200ms' AS $$
+DECLARE
+    seconds float := 0.2;
+BEGIN
+    LOOP
+        BEGIN
+            EXECUTE format('DROP TABLE %I', part);
+            RETURN;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            PERFORM pg_sleep(seconds);
+            seconds := least(2 * seconds, 5);
+        END;
+    END LOOP;
 END $$
 """
 
@@ -342,54 +410,82 @@ CREATE FUNCTION {name}(as_of timestamptz, after_days integer) RETURNS TABLE (par
 {functions} SECURITY DEFINER AS $$
 DECLARE
     week date;
+    since xid;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('retention', 0));
     SELECT due.parent, due.part, due.week INTO parent, part, week FROM partitions_due({due}) AS due
     WHERE step = '{step}' LIMIT 1;
-    IF part IS NOT NULL THEN
-        number := rows_of_week(parent, week);{counted}{what}
-        RETURN NEXT;
-    END IF;
+    IF part IS NULL THEN
+        RETURN;
+    END IF;{what}
+    RETURN NEXT;
 END $$
 """
 # In the run that began last, where it is not over.
 COUNTED = """
-        UPDATE retention_runs SET {column} = {column} + number
-        WHERE started_at = (SELECT max(started_at) FROM retention_runs) AND finished_at IS NULL;"""
+    UPDATE retention_runs SET {column} = {column} + number
+    WHERE started_at = (SELECT max(started_at) FROM retention_runs) AND finished_at IS NULL;"""
+# Its days are sealed: where somebody yet changed something meanwhile, as erasures do, it is done once more.
 ANONYMIZE = STEP.format(
     name="anonymize_old_activity_events",
     functions=FUNCTIONS,
     due="retention_horizon(as_of, after_days), '-infinity'",
     step="anonymize",
-    counted=COUNTED.format(column="anonymized"),
     what="""
+    LOOP
+        since := pg_snapshot_xmin(pg_current_snapshot())::xid;
+        number := rows_of_week(parent, week);
         PERFORM begin_anew(parent, part);
         EXECUTE format('SELECT %I($1, $2)', 'anonymize_' || parent) USING week::timestamptz, week + interval '7 days';
-        PERFORM put_in_place(parent, part, week);""",
+        PERFORM index_anew(parent);
+        EXIT WHEN exchange(parent, part, week, since, number, sealed => true);
+        DROP TABLE partition_anew;
+    END LOOP;"""
+    + COUNTED.format(column="anonymized"),
 )
 DELETE = STEP.format(
     name="delete_old_activity_events",
     functions=FUNCTIONS,
     due="'-infinity', retention_horizon(as_of, after_days)",
     step="delete",
-    counted=COUNTED.format(column="deleted"),
     what="""
-        PERFORM lock_patiently(format('ONLY %I IN ACCESS EXCLUSIVE MODE', parent));
-        EXECUTE format('DROP TABLE %I', part);""",
+    number := rows_of_week(parent, week);
+    PERFORM drop_patiently(part);"""
+    + COUNTED.format(column="deleted"),
 )
-# Asked for by an erasure: a partition that is not anonymised yet, with the rows that are left.
+# Asked for by an erasure: a partition that is not anonymised yet, with the rows that are left. Who asks while it is
+# under way, asks for the next time.
 REWRITE = STEP.format(
     name="rewrite_erased_partitions",
     functions=FUNCTIONS,
     due="retention_horizon(as_of, after_days), '-infinity'",
     step="rewrite",
-    counted="",
     what="""
-        PERFORM begin_anew(parent, part);
-        EXECUTE format(
-            'INSERT INTO partition_anew SELECT * FROM %I WHERE %2$I >= $1 AND %2$I < $2', parent, time_of(parent)
-        ) USING week, week + 7;
-        PERFORM put_in_place(parent, part, week);""",
+    EXECUTE 'DELETE FROM partition_rewrites WHERE parent = $1 AND week = $2' USING parent, week;
+    since := pg_snapshot_xmin(pg_current_snapshot())::xid;
+    PERFORM begin_anew(parent, part);
+    EXECUTE format(
+        'INSERT INTO partition_anew SELECT * FROM %I WHERE %2$I >= $1 AND %2$I < $2 AND age(xmin) > age($3)',
+        parent, time_of(parent)
+    ) USING week, week + 7, since;
+    GET DIAGNOSTICS number = ROW_COUNT;
+    PERFORM index_anew(parent);
+    PERFORM exchange(parent, part, week, since, number, sealed => false);""",
+)
+HELPERS = (
+    HORIZON,
+    DUE,
+    TIME_OF,
+    ROWS_OF_WEEK,
+    OLDEST_IDENTIFIABLE,
+    BEGIN_ANEW,
+    INDEX_ANEW,
+    OLD_AND_NEW,
+    CATCH_UP,
+    EXCHANGE,
+    PUT_IN_PLACE,
+    DROP_PATIENTLY,
+    PATH_PATTERN,
 )
 FOR_WORKER = (
     "partitions_due(timestamptz, timestamptz)",
@@ -403,9 +499,13 @@ FOR_WORKER = (
 FOR_ADMIN = ("oldest_identifiable(timestamptz)",)
 FOR_OWNER = (
     "retention_horizon(timestamptz, integer)",
-    "lock_patiently(text)",
     "begin_anew(text, text)",
-    "put_in_place(text, text, date)",
+    "index_anew(text)",
+    "old_and_new(text, date, xid)",
+    "catch_up(text, date, xid, bigint)",
+    "exchange(text, text, date, xid, bigint, boolean)",
+    "put_in_place(text, text)",
+    "drop_patiently(text)",
     "path_pattern(text)",
     *(f"anonymize_{table}(timestamptz, timestamptz)" for table in PARTITIONED),
 )
@@ -414,16 +514,14 @@ FOR_OWNER = (
 def upgrade() -> None:
     for statement in TABLES.split(";"):
         op.execute(statement)
-    for function in (HORIZON, DUE, TIME_OF, ROWS_OF_WEEK, OLDEST_IDENTIFIABLE, LOCK, BEGIN_ANEW, PUT_IN_PLACE):
+    for function in HELPERS:
         op.execute(function)
-    op.execute(PATH_PATTERN)
     for table in PARTITIONED:
         rewrite = {"check": IS_ANONYMISED[table], "first": FIRST.get(table, ""), "rows": ROWS[table]}
         op.execute(WRITE_ANONYMISED.format(table=table, functions=FUNCTIONS, **rewrite))
     for function in (ANONYMIZE, DELETE, REWRITE):
         op.execute(function)
-    logins: dict[str, str] = context.config.attributes["logins"]
-    _grant(**{name: '"' + logins[name].replace('"', '""') + '"' for name in ("worker", "admin")})
+    _grant(*(_login(name) for name in ("worker", "admin")))
 
 
 def _grant(worker: str, admin: str) -> None:
@@ -436,13 +534,18 @@ def _grant(worker: str, admin: str) -> None:
     _allow(admin, "SELECT", "retention_runs")
     op.execute(f"GRANT DELETE ON devices, error_groups TO {worker}")
     op.execute(f"REVOKE ALL ON FUNCTION {', '.join((*FOR_WORKER, *FOR_OWNER))} FROM PUBLIC")
-    op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(FOR_WORKER)} TO {worker}")
-    op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(FOR_ADMIN)} TO {admin}")
+    for login, functions in {worker: FOR_WORKER, admin: FOR_ADMIN}.items():
+        op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(functions)} TO {login}")
     # Under FORCE the owner's own functions see nothing without a policy.
     for table in READ_BY_OWNER:
         op.execute(f"CREATE POLICY owner ON {table} FOR SELECT TO CURRENT_USER USING (true)")
     for table in NAMES:
         op.execute(f"CREATE POLICY owner ON {table} TO CURRENT_USER USING (true)")
+
+
+def _login(name: str) -> str:
+    logins: dict[str, str] = context.config.attributes["logins"]
+    return '"' + logins[name].replace('"', '""') + '"'
 
 
 def _allow(login: str, privileges: str, table: str) -> None:
@@ -451,8 +554,7 @@ def _allow(login: str, privileges: str, table: str) -> None:
 
 
 def downgrade() -> None:
-    worker = '"' + context.config.attributes["logins"]["worker"].replace('"', '""') + '"'
-    op.execute(f"REVOKE DELETE ON devices, error_groups FROM {worker}")
+    op.execute(f"REVOKE DELETE ON devices, error_groups FROM {_login('worker')}")
     for table in READ_BY_OWNER:
         op.execute(f"DROP POLICY owner ON {table}")
     op.execute(f"DROP FUNCTION {', '.join((*FOR_WORKER, *FOR_OWNER))}")

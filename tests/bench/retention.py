@@ -1,4 +1,5 @@
-"""How fast a week is anonymised while events come in, beside the same rows copied into a table with the same indexes.
+"""How fast a week is anonymised while events come in, beside the same rows copied into a table with the same indexes;
+and last week's written anew, as after an erasure.
 
 BENCH_ROWS rows of one week, of the kinds that a day holds; meanwhile 1,000 events a second are stored in batches, each
 event timed from when it was to be stored until its transaction is committed.
@@ -16,9 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.base import connect
-from models.event import TrackedEvent
+from models.event import TrackedEvent, UserActivityEvent
 from models.horizon import horizon
-from models.retention import Policy, Step, take_step
+from models.retention import Policy, Step, mark_rewrite, take_step
 from models.user import UserRole
 from questlog.database import logins
 from questlog.embedded import EmbeddedServers
@@ -81,23 +82,32 @@ def an_event() -> TrackedEvent:
 
 
 async def main() -> None:
-    """Fill a week, copy it, anonymise it, and print the ratio."""
+    """Fill both weeks, copy the old one, anonymise it, write the other anew, and print the ratio."""
     now = datetime.now(UTC)
     monday = horizon(now, POLICY.anonymize_after_days) - timedelta(days=7)
+    last_week = horizon(now, 1) - timedelta(days=7)
     with temporary_home() as home:
         async with EmbeddedServers(home) as servers:
             known = logins(Settings(database_url=servers.database_url))
             await migrate(known)
             superuser, worker = connect(servers.superuser_url, pool_size=1), connect(known.worker, pool_size=6)
             async with superuser.begin() as connection:
-                await connection.execute(text("SELECT make_partitions(:monday, :monday)"), {"monday": monday})
-                await connection.execute(FILL, {"monday": monday, "rows": ROWS})
+                for week in (monday, last_week):
+                    await connection.execute(text("SELECT make_partitions(:monday, :monday)"), {"monday": week})
+                    await connection.execute(FILL, {"monday": week, "rows": ROWS})
                 await connection.execute(text("CREATE TABLE copied (LIKE user_activity_events INCLUDING ALL)"))
             copying, beside_copy = await timed_beside_load(worker, copy(superuser, monday))
-            anonymising, beside = await timed_beside_load(worker, anonymise(worker, now))
+            anonymising, beside = await timed_beside_load(worker, all_due(worker, Step.ANONYMIZE, now))
+            async with worker.begin() as connection:
+                await mark_rewrite(connection, UserActivityEvent, [last_week])
+            writing, beside_writing = await timed_beside_load(worker, all_due(worker, Step.REWRITE, now))
             await superuser.dispose()
             await worker.dispose()
-    for name, seconds, load in (("INSERT … SELECT", copying, beside_copy), ("anonymised", anonymising, beside)):
+    for name, seconds, load in (
+        ("INSERT … SELECT", copying, beside_copy),
+        ("anonymised", anonymising, beside),
+        ("written anew", writing, beside_writing),
+    ):
         print(
             f"{name:20}{ROWS / seconds:10,.0f} rows/s{seconds:8.1f} s; meanwhile {load.stored / seconds:,.0f} events/s"
             f" stored, {load.refused} not, {load.latest:.2f} s late at most"
@@ -123,12 +133,12 @@ async def copy(superuser: AsyncEngine, monday: datetime) -> None:
         await connection.execute(text(COPY), {"monday": monday, "sunday": monday + timedelta(days=7)})
 
 
-async def anonymise(worker: AsyncEngine, now: datetime) -> None:
-    """All partitions of the week."""
+async def all_due(worker: AsyncEngine, step: Step, now: datetime) -> None:
+    """All partitions that the step is due for."""
     part = True
     while part:
         async with worker.begin() as connection:
-            part = bool(await take_step(connection, Step.ANONYMIZE, now, POLICY))
+            part = bool(await take_step(connection, step, now, POLICY))
 
 
 if __name__ == "__main__":

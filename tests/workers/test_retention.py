@@ -15,11 +15,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from models.base import connect
+from models.base import Base, connect
 from models.event import TrackedEvent, UserActivityEvent
 from models.horizon import horizon
-from models.retention import Policy, Step, due, mark_rewrite, oldest_identifiable, take_step
+from models.retention import Policy, Step, due, mark_rewrite, take_step
+from models.session import UserSession
 from models.taxonomy import CLEARED, EVENT_TYPES, CustomEvent, field_extras, marked
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
@@ -53,8 +55,8 @@ TABLES = {
 }
 ADMIN = (Role.ADMIN, "the admin")
 DEVICE, STRANGERS_DEVICE = uuid4(), uuid4()
-AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0 of-amy"
-PATH = "/profiles/amy/4711"
+AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0 of-amelia"
+PATH = "/profiles/amelia/4711081547"
 FIGURES = """
 query ($userId: ID!) {
   user(userId: $userId) {
@@ -115,13 +117,13 @@ def happening(at: datetime, kind: str, **data: object) -> Event:
     return Event(uuid4(), at, kind, data, DEVICE, from_service=False, page_path=PATH, user_agent=AGENT)
 
 
-def telling(event: Event, user_id: str | None = "amy") -> TrackedEvent:
+def telling(event: Event, user_id: str | None = "amelia") -> TrackedEvent:
     """The event with all around it that can tell whose it is; without a user it is the device's."""
     return msgspec.structs.replace(
         as_tracked(event, user_id or ""),
         user_id=user_id,
-        page_title="Amy's page",
-        referrer="https://school.example/of/amy",
+        page_title="Amelia's page",
+        referrer="https://school.example/of/amelia",
         ip_address="203.0.113.0",
     )
 
@@ -132,19 +134,22 @@ def a_day(start: datetime) -> list[Event]:
     happened: list[tuple[str, dict[str, object]]] = [
         ("login_success", {"method": "password"}),
         ("page_view", {"loadTimeMs": 120}),
-        ("route_change", {"fromPath": "/profiles/amy"}),
+        ("route_change", {"fromPath": "/profiles/amelia"}),
         ("quest_viewed", maps),
         ("quest_started", maps),
-        ("evidence_uploaded", {"taskId": "draw", "questId": "maps", "studentId": "zoe", "fileType": "png"}),
+        ("evidence_uploaded", {"taskId": "draw", "questId": "maps", "studentId": "zoelle", "fileType": "png"}),
         ("task_completed", {"taskId": "draw", "taskTitle": "Draw", "questId": "maps", "xp": 5, "pillar": "Art"}),
         ("quest_completed", {**maps, "xp": 50, "pillar": "Art"}),
-        ("connection_accepted", {"requesterId": "zoe"}),
-        ("profile_viewed", {"profileId": "zoe"}),
-        ("tutor_opened", {"conversationId": "amys-talk"}),
-        ("parent_dashboard_opened", {"childId": "zoe"}),
-        ("javascript_error", {"message": "no amy here", "stack": "at amy (app.js:1:2)", "fingerprint": "of-amy"}),
-        ("api_error", {"message": "no amy there", "endpoint": "/api/users/amy/4711", "statusCode": 500}),
-        ("custom", {"name": "danced", "data": {"with": "zoe"}}),
+        ("connection_accepted", {"requesterId": "zoelle"}),
+        ("profile_viewed", {"profileId": "zoelle"}),
+        ("tutor_opened", {"conversationId": "amelias-talk"}),
+        ("parent_dashboard_opened", {"childId": "zoelle"}),
+        (
+            "javascript_error",
+            {"message": "no amelia here", "stack": "at amelia (app.js:1:2)", "fingerprint": "of-amelia"},
+        ),
+        ("api_error", {"message": "no amelia there", "endpoint": "/api/users/amelia/4711081547", "statusCode": 500}),
+        ("custom", {"name": "danced", "data": {"with": "zoelle"}}),
         ("page_exit", {"visibleSeconds": 12.5}),
     ]
     return [happening(start + index * MINUTE, kind, **data) for index, (kind, data) in enumerate(happened)]
@@ -198,11 +203,13 @@ async def on_disk(old: Storing) -> bytes:
 
 
 async def needles(old: Storing, events: Iterable[TrackedEvent]) -> set[str | UUID]:
-    """Whatever tells of amy."""
-    keys = await old.rows("SELECT subject_key FROM users WHERE user_id = 'amy' UNION SELECT subject_key FROM devices")
+    """Whatever tells of amelia."""
+    keys = await old.rows(
+        "SELECT subject_key FROM users WHERE user_id = 'amelia' UNION SELECT subject_key FROM devices"
+    )
     sessions = await old.rows("SELECT session_id FROM user_sessions")
     ids = {key for (key,) in [*keys, *sessions]} | {event.event_id for event in events}
-    texts = {"amy", "Amy", "zoe", "203.0.113.0", "of-amy", "4711", "school.example", AGENT}
+    texts = {"amelia", "Amelia", "zoelle", "203.0.113.0", "of-amelia", "4711081547", "school.example", AGENT}
     return ids | {DEVICE, STRANGERS_DEVICE} | texts
 
 
@@ -216,7 +223,7 @@ def found_on(wanted: Iterable[str | UUID], disk: bytes) -> set[str]:
 
 
 async def test_no_row_and_no_file_tells_of_anybody(idle: Platform, old: Storing) -> None:
-    await old.know("amy")
+    await old.know("amelia")
     batch = [telling(event) for event in a_day(MONDAY + DAY)]
     device = [telling(event, None) for event in a_day(MONDAY + 2 * DAY)[-4:]]
     device = [msgspec.structs.replace(event, device_id=STRANGERS_DEVICE) for event in device]
@@ -238,15 +245,15 @@ async def test_no_row_and_no_file_tells_of_anybody(idle: Platform, old: Storing)
 
 
 async def test_figures_are_the_same_before_and_after(idle: Platform, old: Storing) -> None:
-    await old.know("amy", "Europe/London", since=MONDAY)
+    await old.know("amelia", "Europe/London", since=MONDAY)
     first = [*a_day(MONDAY + DAY), *a_day(MONDAY + 3 * DAY), *a_day(MONDAY + WEEK - 8 * MINUTE)]
     recent = a_day(NOW.replace(microsecond=0) - 2 * DAY)
     await live(old, [telling(event) for event in (*first, *recent)])
-    before = await idle.data(FIGURES, ADMIN, userId="amy")
+    before = await idle.data(FIGURES, ADMIN, userId="amelia")
     await run(idle)
-    after = await idle.data(FIGURES, ADMIN, userId="amy")
+    after = await idle.data(FIGURES, ADMIN, userId="amelia")
     assert after == before
-    history = History("amy", "Europe/London", MONDAY, [*first, *recent])
+    history = History("amelia", "Europe/London", MONDAY, [*first, *recent])
     now = datetime.now(UTC)
     user = after["user"]
     user["journey"]["milestones"] = user["journey"]["milestones"]["nodes"]
@@ -301,12 +308,14 @@ async def test_the_database_has_the_same_horizon(old: Storing, days: int) -> Non
 
 async def test_after_two_years_there_is_nothing(idle: Platform, old: Storing) -> None:
     await make_week(idle, LONG_AGO)
-    for who in ("amy", "ben"):
+    for who in ("amelia", "ben"):
         await old.know(who, since=LONG_AGO)
     gone, kept = a_day(LONG_AGO + DAY), a_day(NOW.replace(microsecond=0) - 2 * DAY)
     await live(old, [telling(event) for event in gone], [telling(event, "ben") for event in (*a_day(LONG_AGO), *kept)])
     # Seen last just over two years ago: 730 days before now.
-    await old.rows("UPDATE users SET last_seen_at = :at WHERE user_id = 'amy'", at=NOW - timedelta(days=730, seconds=1))
+    await old.rows(
+        "UPDATE users SET last_seen_at = :at WHERE user_id = 'amelia'", at=NOW - timedelta(days=730, seconds=1)
+    )
     done = await run(idle)
     assert sum(each.rows for each in done if each.table == "user_activity_events" and each.step is Step.DELETE) == 32
     owners = "SELECT DISTINCT user_id FROM {} JOIN users USING (subject_key)"
@@ -318,7 +327,7 @@ async def test_after_two_years_there_is_nothing(idle: Platform, old: Storing) ->
 
 async def test_who_was_seen_within_two_years_keeps_their_record(idle: Platform, old: Storing) -> None:
     await make_week(idle, LONG_AGO)
-    await old.know("amy", since=LONG_AGO)
+    await old.know("amelia", since=LONG_AGO)
     await live(old, [telling(event) for event in a_day(LONG_AGO)])
     await old.rows("UPDATE users SET last_seen_at = :at", at=NOW - timedelta(days=730) + timedelta(seconds=1))
     before = await old.rows("SELECT * FROM learning_journey_events ORDER BY event_id")
@@ -328,7 +337,7 @@ async def test_who_was_seen_within_two_years_keeps_their_record(idle: Platform, 
 
 async def test_milestones_find_nothing_but_themselves(idle: Platform, old: Storing) -> None:
     """Whoever joins a learner's own record with what is anonymised learns what that record says, and no more."""
-    await old.know("amy")
+    await old.know("amelia")
     await live(old, [telling(event) for event in a_day(MONDAY + DAY)])
     await run(idle)
     joined = await old.rows(
@@ -358,7 +367,7 @@ async def test_milestones_find_nothing_but_themselves(idle: Platform, old: Stori
 
 async def test_what_a_payload_keeps_follows_from_the_taxonomy(idle: Platform, old: Storing) -> None:
     """Each type with all its fields: what is marked goes, and what names a quest, task or badge but in a milestone."""
-    await old.know("amy")
+    await old.know("amelia")
     named = {"questId", "questTitle", "taskId", "taskTitle", "badgeId", "badgeName"}
     expected = {}
     rows = []
@@ -388,13 +397,13 @@ async def test_what_a_payload_keeps_follows_from_the_taxonomy(idle: Platform, ol
         ("/quests/12/tasks/550e8400-e29b-41d4-a716-446655440000", "/quests/:id/tasks/:id"),
         ("/files/DEADBEEFdeadbeef0123/site_17", "/files/:id/site_:id"),
         ("/v2/quest-12", "/v2/quest-:id"),
-        ("/profiles/amy/of/maps", "/profiles/:id/of/:id"),
-        ("/profiles/amyx", "/profiles/amyx"),
+        ("/profiles/amelia/of/maps", "/profiles/:id/of/:id"),
+        ("/profiles/ameliax", "/profiles/ameliax"),
         (None, None),
     ],
 )
 async def test_a_path_keeps_its_pattern(old: Storing, path: str | None, pattern: str | None) -> None:
-    await old.know("amy")
+    await old.know("amelia")
     await old.rows("INSERT INTO catalogue (kind, name) VALUES ('QUEST', 'maps'), ('PAGE', 'profiles')")
     assert await old.rows("SELECT path_pattern(:path)", path=path) == [(pattern,)]
 
@@ -405,7 +414,7 @@ async def test_what_comes_late_is_derived_as_before_after_the_last_sealed_sessio
 ) -> None:
     """A session that reaches over the horizon is known to end there, also once it is nobody's."""
     edge = horizon(NOW, 90)
-    await old.know("amy", zone)
+    await old.know("amelia", zone)
     over = [happening(edge + minutes * MINUTE, "route_change") for minutes in (-70, -45, -20, 5, 30)]
     await live(old, [telling(event) for event in over])
     key = (await old.rows("SELECT subject_key FROM users"))[0][0]
@@ -432,14 +441,15 @@ async def test_what_comes_late_is_derived_as_before_after_the_last_sealed_sessio
     assert await old.rows("SELECT * FROM sealed_sessions") == []
 
 
-async def test_killed_in_the_middle_it_ends_right_when_run_again(idle: Platform, old: Storing) -> None:
-    await old.know("amy")
+@pytest.mark.parametrize("table", ["daily_contributions", "user_activity_events", "user_sessions"])
+async def test_killed_in_the_middle_it_ends_right_when_run_again(idle: Platform, old: Storing, table: str) -> None:
+    await old.know("amelia")
     batch = [telling(event) for event in a_day(MONDAY + DAY)]
     await live(old, batch)
     wanted = await needles(old, batch)
-    async with reading(old, "user_sessions"):
+    async with reading(old, table):
         killed = await retention_process(idle)
-        await until(lambda: writes_anew(old, "user_sessions"))
+        await until(lambda: waits_to_exchange(old, table))
         killed.send_signal(signal.SIGKILL)
         await killed.wait()
         await until(lambda: stands_still(old))
@@ -476,22 +486,26 @@ async def reading(old: Storing, table: str) -> AsyncIterator[None]:
         yield
 
 
-async def writes_anew(old: Storing, table: str) -> bool:
-    """Whether somebody holds back the writers of that table's partition of the week."""
+async def waits_to_exchange(old: Storing, table: str) -> bool:
+    """Whether somebody has written a partition of the table anew, and waits until it may stand in its place."""
     rows = await old.rows(
-        "SELECT 1 FROM pg_locks WHERE mode = 'ShareLock' AND granted AND relation = CAST(:part AS regclass)",
-        part=f"{table}{MONDAY:_%Y%m%d}",
+        "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        " AND relation = CAST(:name AS regclass)",
+        name=table,
     )
     return bool(rows)
 
 
 async def stands_still(old: Storing) -> bool:
     """Whether PostgreSQL has let go of who was killed."""
-    return not await writes_anew(old, "user_sessions")
+    return not await old.rows(
+        "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%FROM anonymize_old_activity_events%'"
+        " AND state <> 'idle' AND pid <> pg_backend_pid()"
+    )
 
 
 async def test_two_at_once_do_it_once(idle: Platform, old: Storing) -> None:
-    await old.know("amy")
+    await old.know("amelia")
     batch = [telling(event) for event in a_day(MONDAY + DAY)]
     await live(old, batch)
     first, second = await asyncio.gather(retention_process(idle), retention_process(idle))
@@ -503,11 +517,11 @@ async def test_two_at_once_do_it_once(idle: Platform, old: Storing) -> None:
 
 async def test_intake_and_roll_ups_go_on_meanwhile(idle: Platform, old: Storing) -> None:
     """Everything is stored and derived while a partition waits to be exchanged; what is too late is withdrawn."""
-    await old.know("amy")
+    await old.know("amelia")
     await live(old, [telling(event) for event in a_day(MONDAY + DAY)])
     async with reading(old, "user_activity_events"):
         running = asyncio.create_task(run(idle))
-        await until(lambda: writes_anew(old, "user_activity_events"))
+        await until(lambda: waits_to_exchange(old, "user_activity_events"))
         stored = await old.store([telling(event) for event in (*a_day(NOW - DAY), *a_day(MONDAY + DAY))], days=90)
         assert (stored.stored, stored.withdrawn) == (16, 16)
         await old.derive(NOW)
@@ -518,16 +532,38 @@ async def test_intake_and_roll_ups_go_on_meanwhile(idle: Platform, old: Storing)
 
 
 async def test_no_event_gets_into_what_is_anonymised(idle: Platform, old: Storing) -> None:
-    """Not even from somebody whose clock is slow."""
-    await old.know("amy")
     await run(idle)
-    with pytest.raises(Exception, match="anonymised"):
-        await old.store([telling(happening(MONDAY + DAY, "route_change"))], days=NEVER)
-    assert await old.rows("SELECT count(*) FROM user_activity_events") == [(0,)]
+    with pytest.raises(DBAPIError, match="anonymised"):
+        await old.rows(
+            "INSERT INTO user_activity_events (subject_key, event_id, occurred_at, received_at, from_service,"
+            " event_type, event_data) VALUES (:key, :id, :at, :at, false, 'route_change', '{}')",
+            key=uuid4(),
+            id=uuid4(),
+            at=MONDAY + DAY,
+        )
+
+
+async def test_what_is_erased_meanwhile_is_in_nothing_that_is_anonymised(idle: Platform, old: Storing) -> None:
+    for who in ("amelia", "ben"):
+        await old.know(who)
+    await live(old, [telling(event) for event in a_day(MONDAY + DAY)], [telling(happening(MONDAY, "logout"), "ben")])
+    async with reading(old, "user_activity_events"):
+        running = asyncio.create_task(run(idle))
+        await until(lambda: waits_to_exchange(old, "user_activity_events"))
+        await old.rows(ERASE, who="amelia")
+    done = {each.table: each.rows for each in await running if each.step is Step.ANONYMIZE and each.rows}
+    assert done["user_activity_events"] == 1
+    assert await old.rows("SELECT event_type FROM user_activity_events") == [("logout",)]
+
+
+ERASE = (
+    "DELETE FROM user_activity_events USING users"
+    " WHERE users.subject_key = user_activity_events.subject_key AND user_id = :who"
+)
 
 
 async def test_a_partition_is_written_anew_without_what_was_erased(idle: Platform, old: Storing) -> None:
-    for who in ("amy", "ben"):
+    for who in ("amelia", "ben"):
         await old.know(who)
     day = NOW.replace(microsecond=0) - 2 * DAY
     batch = [telling(event) for event in a_day(day)]
@@ -536,10 +572,7 @@ async def test_a_partition_is_written_anew_without_what_was_erased(idle: Platfor
     wanted = {event.event_id for event in batch}
     async with old.engine.begin() as connection:
         await mark_rewrite(connection, UserActivityEvent, [event.occurred_at for event in batch])
-    await old.rows(
-        "DELETE FROM user_activity_events USING users WHERE users.subject_key ="
-        " user_activity_events.subject_key AND user_id = 'amy'"
-    )
+    await old.rows(ERASE, who="amelia")
     assert found_on(wanted, await on_disk(old)) & {str(each) for each in wanted}
     done = await run(idle)
     assert [(each.step, each.rows) for each in done if each.step is Step.REWRITE] == [(Step.REWRITE, 1)]
@@ -552,17 +585,73 @@ async def test_a_partition_is_written_anew_without_what_was_erased(idle: Platfor
     assert same[0] == same[1] != [(0,)]
 
 
-async def test_the_oldest_row_that_names_somebody(idle: Platform, old: Storing) -> None:
-    await old.know("amy")
-    first, second = a_day(MONDAY + DAY), a_day(NOW - DAY)
+async def test_what_changes_while_a_week_is_written_anew_is_not_lost(idle: Platform, old: Storing) -> None:
+    """What comes, changes and goes meanwhile does so in the new partition, too; what is erased goes with the next."""
+    for who in ("amelia", "ben"):
+        await old.know(who)
+    await run(idle)
+    start = (NOW - 2 * DAY).replace(hour=12, minute=0, second=0, microsecond=0)
+    two_visits = [happening(start + minutes * MINUTE, "route_change") for minutes in (0, 40)]
+    erased = happening(start, "logout")
+    await live(old, [telling(event) for event in two_visits], [telling(erased, "ben")])
+    joined_and_one_more = [happening(start + minutes * MINUTE, "route_change") for minutes in (20, 200)]
+    async with held_up(idle, old, UserActivityEvent, start) as running:
+        assert (await old.store([telling(event) for event in joined_and_one_more])).stored == 2
+        async with old.engine.begin() as connection:
+            await mark_rewrite(connection, UserActivityEvent, [start])
+        await old.rows(ERASE, who="ben")
+    assert [(each.table, each.rows) for each in await running if each.step is Step.REWRITE] == [
+        ("user_activity_events", 3),
+        ("user_activity_events", 4),
+    ]
+    stored = {event_id for (event_id,) in await old.rows("SELECT event_id FROM user_activity_events")}
+    assert stored == {event.event_id for event in (*two_visits, *joined_and_one_more)}
+    assert not found_on({erased.event_id}, await on_disk(old))
+    sessions = "SELECT user_sessions FROM user_sessions ORDER BY started_at, session_id"
+    before = await old.rows(sessions)
+    async with held_up(idle, old, UserSession, start) as running:
+        await old.derive(NOW)
+        changed = await old.rows(sessions)
+    await running
+    assert await old.rows(sessions) == changed != before
+    assert len(changed) == len(before) == 2
+
+
+@asynccontextmanager
+async def held_up(
+    idle: Platform, old: Storing, table: type[Base], at: datetime
+) -> AsyncIterator[asyncio.Task[list[Done]]]:
+    """A run that has written a week of the table anew and cannot exchange it before the end."""
+    async with old.engine.begin() as connection:
+        await mark_rewrite(connection, table, [at])
+    async with reading(old, table.__tablename__):
+        running = asyncio.create_task(run(idle))
+        await until(lambda: waits_to_exchange(old, table.__tablename__))
+        yield running
+
+
+async def test_an_admin_sees_how_it_stands(idle: Platform, old: Storing) -> None:
+    await old.know("amelia")
+    first, second = a_day(MONDAY + DAY), a_day(NOW.replace(microsecond=0) - DAY)
     await live(old, [telling(event) for event in (*first, *second)])
-    found = []
-    for _ in range(2):
-        async with old.engine.connect() as connection:
-            found.append(await oldest_identifiable(connection, horizon(NOW, 90)))
-        await run(idle)
+    asked = """{ retentionStatus {
+      anonymizeAfterDays deleteAfterDays oldestIdentifiable oldestKept
+      lastRun { startedAt finishedAt anonymized deleted }
+    } }"""
+    before = (await idle.data(asked, ADMIN))["retentionStatus"]
+    assert (before["anonymizeAfterDays"], before["deleteAfterDays"], before["lastRun"]) == (90, 730, None)
+    await run(idle)
+    after = (await idle.data(asked, ADMIN))["retentionStatus"]
     # A day's contribution begins where the day does.
-    assert found == [min(MONDAY + DAY, first[0].occurred_at), second[0].occurred_at]
+    assert [datetime.fromisoformat(each["oldestIdentifiable"]) for each in (before, after)] == [
+        MONDAY + DAY,
+        second[0].occurred_at,
+    ]
+    assert datetime.fromisoformat(after["oldestKept"]) == first[0].occurred_at.replace(minute=0, second=0)
+    last = after["lastRun"]
+    assert NOW <= datetime.fromisoformat(last["startedAt"]) <= datetime.fromisoformat(last["finishedAt"])
+    # Events, errors, a session, a contribution.
+    assert (int(last["anonymized"]), int(last["deleted"])) == (16 + 2 + 1 + 1, 0)
 
 
 async def test_what_is_set_aside_goes_too(idle: Platform, old: Storing) -> None:
@@ -591,8 +680,20 @@ async def test_the_worker_begins_the_run_of_the_day_once(idle: Platform, old: St
         assert await is_due(connection, datetime.now(UTC))
 
 
+@pytest.mark.parametrize(
+    ("started", "now", "due"),
+    [(-HOUR, -TICK, False), (-HOUR, timedelta(0), True), (timedelta(0), DAY - TICK, False), (timedelta(0), DAY, True)],
+)
+async def test_a_run_is_due_from_two_o_clock_on(old: Storing, started: timedelta, now: timedelta, due: bool) -> None:
+    two = datetime(2026, 3, 29, 2, tzinfo=UTC)
+    async with old.engine.connect() as connection:
+        assert await is_due(connection, two + now)
+        await old.rows("INSERT INTO retention_runs VALUES (:at, :at, 0, 0)", at=two + started)
+        assert await is_due(connection, two + now) is due
+
+
 async def test_a_broken_promise_is_logged(old: Storing, caplog: pytest.LogCaptureFixture) -> None:
-    await old.know("amy")
+    await old.know("amelia")
     ctx: dict[str, Any] = {"engine": old.engine, "policy": Policy(90, 730)}
     await watch_retention(ctx)
     assert not caplog.messages
@@ -604,17 +705,25 @@ async def test_a_broken_promise_is_logged(old: Storing, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 async def test_the_command_line_says_what_it_does(idle: Platform, old: Storing, options: list[str]) -> None:
-    await old.know("amy")
+    await old.know("amelia")
     await live(old, [telling(event) for event in a_day(MONDAY + DAY)])
     process = await retention_process(idle, *options)
     told, wrong = await process.communicate()
     assert process.returncode == 0, wrong
     done = "to be anonymised" if options else "anonymised"
     assert f"user_activity_events: 16 rows {done}" in told.decode()
-    assert ("amy" in await dumped(old)) is bool(options)
+    assert ("amelia" in await dumped(old)) is bool(options)
 
 
-async def test_nobody_anonymises_what_is_still_to_come_of_age(idle: Platform) -> None:
+async def test_only_a_dry_run_looks_ahead(idle: Platform, old: Storing) -> None:
+    await old.know("amelia")
+    await live(old, [telling(event) for event in a_day(MONDAY + WEEK + DAY)])
+    told = {}
+    for as_of in (DUE_AT + WEEK - TICK, DUE_AT + WEEK):
+        process = await retention_process(idle, "--dry-run", "--as-of", as_of.isoformat())
+        told[as_of], _ = await process.communicate()
+    week = f"user_activity_events{MONDAY + WEEK:_%Y%m%d}: 16 rows to be anonymised"
+    assert [week in each.decode() for each in told.values()] == [False, True]
     process = await retention_process(idle, "--as-of", (NOW + DAY).isoformat())
     _, wrong = await process.communicate()
     assert process.returncode == 1
