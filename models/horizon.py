@@ -3,6 +3,11 @@
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+LEAST_DAYS = 16
+"""Nobody may have events anonymised earlier."""
 LONGER_THAN_A_DAY = timedelta(days=2)  # whatever clocks do meanwhile
 
 
@@ -18,6 +23,14 @@ def horizon(now: datetime, anonymize_after_days: int) -> datetime:
     oldest = next_run - timedelta(days=anonymize_after_days)
     monday = datetime.combine(oldest.date() - timedelta(days=oldest.weekday()), time(0), UTC)
     return monday + timedelta(days=7)
+
+
+async def horizon_kept(connection: AsyncConnection, now: datetime, anonymize_after_days: int) -> datetime:
+    """The horizon, or the end of the last week that is anonymised where that is later: nothing can be derived from it
+    again, whatever the setting is now. It stays so until the connection's transaction ends."""
+    found = select(func.greatest(horizon(now, anonymize_after_days), func.sealed_until()))
+    sealed_before: datetime = (await connection.execute(found)).scalar_one()
+    return sealed_before
 
 
 def midnight(day: date, zone: ZoneInfo) -> datetime:

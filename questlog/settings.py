@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.horizon import LEAST_DAYS
 from models.permission import USUAL, ConsentRule
 from questlog import private
 
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
         False, description="take XP, earned badges and safety flags from anyone, not from a SERVICE alone"
     )
     anonymize_after_days: int = Field(
-        90, ge=16, le=730, description="events are anonymised before they are this many days old"
+        90, ge=LEAST_DAYS, le=730, description="events are anonymised before they are this many days old"
     )
     delete_after_days: int = Field(
         730, ge=90, le=3650, description="events are deleted once they are this many days old"

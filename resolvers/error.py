@@ -87,7 +87,7 @@ async def error_groups_by_key(request: Request, keys: Sequence[Key]) -> list[Row
     is no admin."""
     if request.viewer.role is not Role.ADMIN:
         return [None] * len(keys)
-    window = platform_window(request, DAYS_OF_A_NODE)
+    window = await platform_window(request, DAYS_OF_A_NODE)
     in_group = ErrorEvent.group_id == ErrorGroup.group_id
     recent = select(*_how_many(window)).where(in_group, *ErrorsQuestion(window).conditions(request)).lateral("recent")
     sample = _latest(ErrorGroup.group_id, [visible_to(request.viewer, ErrorEvent.subject_key)])

@@ -202,19 +202,19 @@ class Query:
         last: Last = strawberry.UNSET,
         before: Before = strawberry.UNSET,
     ) -> Connection[PageView] | None:
-        window = platform_window(info.context, days)
+        window = await platform_window(info.context, days)
         wanted = asked(pages.MOST_VIEWED, first, after, last, before)
         found = await pages.page_views(info.context, wanted, window, given(path_prefix))
         return connection(found, lambda row: PageView.of(window, row))
 
     @strawberry.field(description="The most popular quests, ties by id; for admins.")
     async def popular_quests(self, info: Info, days: UtcDays = 30, limit: Limit = 10) -> list[QuestPopularity] | None:
-        window = platform_window(info.context, days)
+        window = await platform_window(info.context, days)
         return [QuestPopularity.of(window, row) for row in await popular_quests(info.context, window, limit)]
 
     @strawberry.field(description="The badges claimed most often, ties by id; for admins.")
     async def popular_badges(self, info: Info, days: UtcDays = 30, limit: Limit = 10) -> list[BadgePopularity] | None:
-        window = platform_window(info.context, days)
+        window = await platform_window(info.context, days)
         return [BadgePopularity.of(window, row) for row in await popular_badges(info.context, window, limit)]
 
     @strawberry.field(description="The errors that pages reported; for admins.")
@@ -226,7 +226,7 @@ class Query:
             ErrorType | None, strawberry.argument(description="Only those of this type.")
         ] = strawberry.UNSET,
     ) -> ErrorSummary | None:
-        return ErrorSummary(question=ErrorsQuestion(platform_window(info.context, days), given(error_type)))
+        return ErrorSummary(question=ErrorsQuestion(await platform_window(info.context, days), given(error_type)))
 
     @strawberry.field(description="What became of all accepted events; for admins and servers.")
     async def intake(self, info: Info) -> IntakeStatus | None:

@@ -27,7 +27,7 @@ from models.analytics import DirtyDay, claim_day
 from models.badge import BadgeAnalytics
 from models.base import Base
 from models.contribution import VIEWS, DailyContribution, View
-from models.horizon import horizon
+from models.horizon import horizon_kept
 from models.page import PageViewAnalytics
 from models.quest import QuestAnalytics
 
@@ -45,7 +45,7 @@ async def refresh(
     if not await connection.scalar(select(func.pg_try_advisory_xact_lock(TURN))):
         return None
     day = await claim_day(connection, before)
-    if day and day >= horizon(now, anonymize_after_days).date():
+    if day and day >= (await horizon_kept(connection, now, anonymize_after_days)).date():
         await _sum(connection, day)
     return day
 

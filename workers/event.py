@@ -13,7 +13,7 @@ from models.device import TIME_ZONE, keys_of_devices
 from models.error import insert_errors
 from models.event import TrackedEvent, insert_events
 from models.guardianship import Pair, children_of, names_people, stranger_in
-from models.horizon import horizon, is_sealed
+from models.horizon import LEAST_DAYS, LONGER_THAN_A_DAY, horizon, horizon_kept, is_sealed
 from models.ledger import set_aside
 from models.permission import FREE, USUAL, ConsentRule
 from models.rollup import mark_dirty
@@ -53,7 +53,7 @@ async def store(
     allowed = _allowed(batch, users, consent_rule, now)
     judged = await _judged(connection, allowed, users)
     whose = await _subjects(connection, judged, users)
-    sealed_before = horizon(now, anonymize_after_days)
+    sealed_before = await _sealed_before(connection, judged, now, anonymize_after_days)
     keep = [
         (subject.key, event)
         for event in judged
@@ -123,6 +123,16 @@ async def _subjects(
         **{user_id: Whose(subject.key, subject.time_zone) for user_id, subject in users.items()},
         **{device_id: Whose(key, TIME_ZONE) for device_id, key in devices.items()},
     }
+
+
+async def _sealed_before(
+    connection: AsyncConnection, batch: Sequence[TrackedEvent], now: datetime, anonymize_after_days: int
+) -> datetime:
+    # Younger ones lie after it in any case, and nearly all are.
+    latest = horizon(now, LEAST_DAYS) + LONGER_THAN_A_DAY
+    if all(event.occurred_at >= latest for event in batch):
+        return horizon(now, anonymize_after_days)
+    return await horizon_kept(connection, now, anonymize_after_days)
 
 
 def _spans(events: Sequence[tuple[UUID, TrackedEvent]]) -> list[tuple[UUID, datetime, datetime]]:

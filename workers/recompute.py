@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from models.base import unnest
 from models.device import TIME_ZONE, Device
 from models.event import UserActivityEvent
-from models.horizon import horizon, midnight
+from models.horizon import horizon, horizon_kept, midnight
 from models.rollup import Span, first_unsealed, lock_number
 from models.user import User
 from workers.analytics import sum_again
@@ -66,7 +66,6 @@ async def recompute(
     and not counted. Where it is not of one subject alone, the platform's numbers are summed again in the end. To break
     off and begin again loses nothing but time.
     """
-    sealed_before = horizon(now, anonymize_after_days)
     after: UUID | None = None
     while True:
         async with engine.begin() as connection:
@@ -74,6 +73,7 @@ async def recompute(
             if not subjects:
                 break
             keys = [subject.key for subject in subjects]
+            sealed_before = await horizon_kept(connection, now, anonymize_after_days)
             dirty = await claimed_spans(connection, keys)
             await derive_again(connection, dirty, sealed_before)
             differing = Counter({User.__tablename__: await _see_again(connection, keys, sealed_before)})
@@ -85,8 +85,10 @@ async def recompute(
         yield Recomputed(len(subjects), differing)
         after = keys[-1]
     if scope.subject_key is None:
-        for day in _utc_days(scope, sealed_before, now):
+        for day in _utc_days(scope, horizon(now, anonymize_after_days), now):
             async with engine.begin() as connection:
+                if day < (await horizon_kept(connection, now, anonymize_after_days)).date():
+                    continue
                 differing = await sum_again(connection, day)
             yield Recomputed(0, differing)
 

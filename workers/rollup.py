@@ -39,7 +39,7 @@ from models.device import TIME_ZONE, Device
 from models.engagement import DailyActivity, Day, find_days, without_end
 from models.error import note_groups
 from models.event import UserActivityEvent
-from models.horizon import horizon
+from models.horizon import horizon_kept
 from models.journey import LearningJourneyEvent, milestone
 from models.retention import SealedSession
 from models.rollup import (
@@ -79,7 +79,8 @@ async def roll_up(
     marked for the next. Days sealed at `now` stay as they are.
     """
     spans = await _claim(connection, subjects)
-    await derive_again(connection, spans, horizon(now, anonymize_after_days))
+    if spans:
+        await derive_again(connection, spans, await horizon_kept(connection, now, anonymize_after_days))
     await assess_soon(connection, [span.subject_key for span in spans], now)
     return len(spans)
 

@@ -50,6 +50,21 @@ BEGIN
 END $$
 """
 
+# The end of the last week of which anything is anonymised, as its partitions say by a constraint of that name. Until
+# the transaction's end no other is. The lock is that of writers: who reads before they write would otherwise wait for
+# an exchange that waits for them.
+SEALED_UNTIL = f"""
+CREATE FUNCTION sealed_until() RETURNS timestamptz {FUNCTIONS} SECURITY DEFINER AS $$
+BEGIN
+    LOCK TABLE {", ".join(f"ONLY {table}" for table in PARTITIONED)} IN ROW EXCLUSIVE MODE;
+    RETURN (
+        SELECT max(to_date(right(relname, 8), 'YYYYMMDD')) + 7
+        FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+        WHERE conname = 'anonymised' AND relispartition
+    );
+END $$
+"""
+
 # What has to be done to which partitions.
 DUE = f"""
 CREATE FUNCTION partitions_due(sealed_before timestamptz, kept_since timestamptz)
@@ -110,7 +125,7 @@ BEGIN
         oldest := least(oldest, found);
     END LOOP;
     RETURN coalesce(oldest, (
-        SELECT occurred_at FROM user_activity_events WHERE occurred_at >= sealed_before
+        SELECT occurred_at FROM user_activity_events WHERE occurred_at >= greatest(sealed_before, sealed_until())
         ORDER BY {MINUTE}, occurred_at LIMIT 1
     ));
 END $$
@@ -472,8 +487,38 @@ REWRITE = STEP.format(
     PERFORM index_anew(parent);
     PERFORM exchange(parent, part, week, since, number, sealed => false);""",
 )
+# As before, but for what is anonymised: its indexes are as small as they can be.
+REBUILD_INDEX = """
+CREATE OR REPLACE FUNCTION rebuild_index(quiet_since timestamptz, largest bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
+DECLARE
+    loose regclass;
+BEGIN
+    SELECT index.oid INTO loose
+    FROM pg_inherits
+    JOIN pg_class AS part ON part.oid = inhrelid
+    JOIN pg_index ON indrelid = part.oid
+    JOIN pg_class AS index ON index.oid = indexrelid
+    JOIN pg_am ON pg_am.oid = index.relam
+    WHERE inhparent = ANY (ARRAY{tables!r}::regclass[])
+    AND part.relname <= inhparent::regclass || to_char(quiet_since - interval '7 days', '_YYYYMMDD')
+    AND amname = 'btree' AND index.relfilenode = index.oid
+    AND pg_relation_size(index.oid) BETWEEN 4 * 8192 AND largest{besides}
+    ORDER BY part.relname, index.relname LIMIT 1;
+    IF loose IS NOT NULL THEN
+        EXECUTE format('REINDEX INDEX %s', loose);
+    END IF;
+    RETURN loose IS NOT NULL;
+END $$
+"""
+REBUILT = [EVENTS, SESSIONS, CONTRIBUTIONS]
+NOT_ANONYMISED = """
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = part.oid AND conname = 'anonymised')"""
+
 HELPERS = (
     HORIZON,
+    SEALED_UNTIL,
     DUE,
     TIME_OF,
     ROWS_OF_WEEK,
@@ -488,6 +533,7 @@ HELPERS = (
     PATH_PATTERN,
 )
 FOR_WORKER = (
+    "sealed_until()",
     "partitions_due(timestamptz, timestamptz)",
     "rows_of_week(text, date)",
     "time_of(text)",
@@ -496,7 +542,8 @@ FOR_WORKER = (
     "delete_old_activity_events(timestamptz, integer)",
     "rewrite_erased_partitions(timestamptz, integer)",
 )
-FOR_ADMIN = ("oldest_identifiable(timestamptz)",)
+FOR_ADMIN = ("sealed_until()", "oldest_identifiable(timestamptz)")
+FOR_INTAKE = ("sealed_until()",)
 FOR_OWNER = (
     "retention_horizon(timestamptz, integer)",
     "begin_anew(text, text)",
@@ -519,12 +566,12 @@ def upgrade() -> None:
     for table in PARTITIONED:
         rewrite = {"check": IS_ANONYMISED[table], "first": FIRST.get(table, ""), "rows": ROWS[table]}
         op.execute(WRITE_ANONYMISED.format(table=table, functions=FUNCTIONS, **rewrite))
-    for function in (ANONYMIZE, DELETE, REWRITE):
+    for function in (ANONYMIZE, DELETE, REWRITE, REBUILD_INDEX.format(tables=REBUILT, besides=NOT_ANONYMISED)):
         op.execute(function)
-    _grant(*(_login(name) for name in ("worker", "admin")))
+    _grant(*(_login(name) for name in ("worker", "admin", "intake")))
 
 
-def _grant(worker: str, admin: str) -> None:
+def _grant(worker: str, admin: str, intake: str) -> None:
     for table in NAMES:
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
@@ -534,7 +581,7 @@ def _grant(worker: str, admin: str) -> None:
     _allow(admin, "SELECT", "retention_runs")
     op.execute(f"GRANT DELETE ON devices, error_groups TO {worker}")
     op.execute(f"REVOKE ALL ON FUNCTION {', '.join((*FOR_WORKER, *FOR_OWNER))} FROM PUBLIC")
-    for login, functions in {worker: FOR_WORKER, admin: FOR_ADMIN}.items():
+    for login, functions in {worker: FOR_WORKER, admin: FOR_ADMIN, intake: FOR_INTAKE}.items():
         op.execute(f"GRANT EXECUTE ON FUNCTION {', '.join(functions)} TO {login}")
     # Under FORCE the owner's own functions see nothing without a policy.
     for table in READ_BY_OWNER:
@@ -554,6 +601,7 @@ def _allow(login: str, privileges: str, table: str) -> None:
 
 
 def downgrade() -> None:
+    op.execute(REBUILD_INDEX.format(tables=REBUILT, besides=""))
     op.execute(f"REVOKE DELETE ON devices, error_groups FROM {_login('worker')}")
     for table in READ_BY_OWNER:
         op.execute(f"DROP POLICY owner ON {table}")

@@ -65,8 +65,9 @@ query ($most: Int!) {
   }
 }
 """
-# Pages, their users, load times, time on page, days; quests, badges and the rates of each; counts, groups, errors.
-STATEMENTS_OF_THE_PLATFORM = 12
+# Pages, their users, load times, time on page, days; quests, badges and the rates of each; counts, groups, errors; and
+# where what is anonymised ends.
+STATEMENTS_OF_THE_PLATFORM = 13
 IDS = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
 
 

@@ -19,8 +19,9 @@ from sqlalchemy.exc import DBAPIError
 
 from models.base import Base, connect
 from models.event import TrackedEvent, UserActivityEvent
-from models.horizon import horizon
-from models.retention import Policy, Step, due, mark_rewrite, take_step
+from models.horizon import horizon, horizon_kept
+from models.partition import rebuild_index
+from models.retention import Policy, Step, due, mark_rewrite, oldest_identifiable, take_step
 from models.session import UserSession
 from models.taxonomy import CLEARED, EVENT_TYPES, CustomEvent, field_extras, marked
 from models.viewer import Role
@@ -33,6 +34,7 @@ from tests.workers.storing import Storing
 from workers.analytics import refresh
 from workers.main import retain_daily, watch_retention
 from workers.queue import encode_event
+from workers.recompute import Scope, recompute
 from workers.retention import Done, is_due, retain
 from workers.rollup import roll_up
 
@@ -543,6 +545,52 @@ async def test_no_event_gets_into_what_is_anonymised(idle: Platform, old: Storin
         )
 
 
+async def test_what_is_anonymised_stays_sealed_when_the_days_are_raised(idle: Platform, old: Storing) -> None:
+    """The installation's setting is 90 days, and its past was anonymised after 30."""
+    monday = horizon(NOW, 30) - timedelta(days=7)
+    await make_week(idle, monday)
+    key = await old.know("amelia", since=monday)
+    recent = a_day(NOW.replace(microsecond=0) - 2 * DAY)
+    await live(old, [telling(event) for event in (*a_day(monday + DAY), *recent)])
+    before = without_users_by_day(await idle.data(FIGURES, ADMIN, userId="amelia"))
+    users = "{ pageViews(days: 80) { nodes { uniqueUsers } } }"
+    assert await idle.data(users, ADMIN) == {"pageViews": {"nodes": [{"uniqueUsers": 1}]}}
+    await run(idle, policy=Policy(30, 730))
+    late = [telling(happening(monday + DAY + HOUR, "quest_viewed", questId="late"))]
+    assert await old.store(late, days=90) == (0, 0, 1)
+    await old.mark(key, [monday + DAY, NOW - 2 * DAY])
+    await old.rows("INSERT INTO dirty_days SELECT :day", day=(monday + DAY).date())
+    await old.derive(NOW)
+    async with old.engine.begin() as connection:
+        assert await refresh(connection, NOW, anonymize_after_days=90)
+    differing = [step.differing.total() async for step in recompute(old.engine, Scope(), NOW, anonymize_after_days=90)]
+    assert sum(differing) == 0
+    assert without_users_by_day(await idle.data(FIGURES, ADMIN, userId="amelia")) == before
+    assert await idle.data(users, ADMIN) == {"pageViews": {"nodes": [{"uniqueUsers": None}]}}
+    async with old.engine.connect() as connection:
+        assert await oldest_identifiable(connection, horizon(NOW, 90)) == recent[0].occurred_at
+
+
+def without_users_by_day(figures: Any) -> Any:
+    """The figures without what is null for days that are sealed."""
+    for page in figures["pageViews"]["nodes"]:
+        del page["daily"]["uniqueUsers"]
+    return figures
+
+
+async def test_nothing_is_exchanged_while_somebody_derives(idle: Platform, old: Storing) -> None:
+    """Who began to derive a day as one that is not sealed finds its events to the end."""
+    async with old.engine.begin() as connection:
+        sealed_before = await horizon_kept(connection, NOW, 100)
+        running = asyncio.create_task(run(idle))
+        await until(lambda: waits_to_exchange(old, "daily_contributions"))
+        assert sealed_before <= MONDAY
+        assert not running.done()
+    await running
+    async with old.engine.begin() as connection:
+        assert await horizon_kept(connection, NOW, 100) == MONDAY + WEEK
+
+
 async def test_what_is_erased_meanwhile_is_in_nothing_that_is_anonymised(idle: Platform, old: Storing) -> None:
     for who in ("amelia", "ben"):
         await old.know(who)
@@ -628,6 +676,20 @@ async def held_up(
         running = asyncio.create_task(run(idle))
         await until(lambda: waits_to_exchange(old, table.__tablename__))
         yield running
+
+
+async def test_indexes_of_what_is_anonymised_are_not_built_again(old: Storing, idle: Platform) -> None:
+    await old.rows(
+        "INSERT INTO user_activity_events (subject_key, event_id, occurred_at, received_at, device_id, from_service,"
+        " event_type, event_data) SELECT gen_random_uuid(), gen_random_uuid(), :at, :at, gen_random_uuid(), false,"
+        " 'route_change', '{}' FROM generate_series(1, 2000)",
+        at=MONDAY + DAY,
+    )
+    async with old.engine.begin() as connection:
+        assert await rebuild_index(connection, NOW)
+    await run(idle)
+    async with old.engine.begin() as connection:
+        assert not await rebuild_index(connection, NOW)
 
 
 async def test_an_admin_sees_how_it_stands(idle: Platform, old: Storing) -> None:
