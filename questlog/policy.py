@@ -1,7 +1,79 @@
 """The privacy policy, written from the settings in force: what is published is what is enforced."""
 
+from typing import NamedTuple
+
 from questlog.settings import Settings, variable
 
+
+class Kept(NamedTuple):
+    """What is kept in some tables, until when it names somebody, and what becomes of it then."""
+
+    what: str
+    names: str
+    afterwards: str
+    tables: tuple[str, ...]
+
+
+SOME_WEEKS = "{least} to {anonymize} days"
+KEPT = (
+    Kept(
+        "events, errors and sessions",
+        SOME_WEEKS,
+        "without anybody's name, up to {delete} days",
+        ("user_activity_events", "error_events", "user_sessions", "sealed_sessions"),
+    ),
+    Kept(
+        "what each person adds to figures of the platform",
+        SOME_WEEKS,
+        "by the day, up to {delete} days",
+        ("daily_contributions",),
+    ),
+    Kept(
+        "a learner's own record: days and milestones",
+        "until {delete} days after they were last seen",
+        "no longer",
+        ("daily_activity", "learning_journey_events"),
+    ),
+    Kept(
+        "the risk that somebody stops coming, which is assessed anew from that record each day",
+        "until the account is erased",
+        "no longer",
+        ("risk_assessments", "assessments_due"),
+    ),
+    Kept(
+        "an account, as the platform told of it, with links to guardians and an objection to tracking",
+        "until it is erased",
+        "no longer",
+        ("users", "guardianships"),
+    ),
+    Kept(
+        "consents, revoked ones too: they say by what right events were kept",
+        "until the learner's account is erased; who gave one, until theirs is",
+        "no longer",
+        ("consents",),
+    ),
+    Kept("a device that nobody signed in on", SOME_WEEKS, "no longer", ("devices",)),
+    Kept("events that could not be stored (`questlog set-aside`)", SOME_WEEKS, "no longer", ("set_aside_events",)),
+    Kept(
+        "whose days are about to be derived again, and which batches were just stored",
+        "for minutes, or until the worker is back",
+        "no longer",
+        ("dirty_spans", "stored_batches"),
+    ),
+    Kept("kinds of errors", "never", "until {delete} days after the last of a kind", ("error_groups",)),
+    Kept(
+        "the platform's figures by day, with names of pages, quests and badges",
+        "never",
+        "for good",
+        ("page_view_analytics", "quest_analytics", "badge_analytics", "catalogue", "dirty_days"),
+    ),
+    Kept(
+        "how many events came, and what was anonymised when",
+        "never",
+        "for good",
+        ("intake_counts", "retention_runs", "partition_rewrites"),
+    ),
+)
 POLICY = """\
 # Privacy
 
@@ -11,12 +83,7 @@ Written by `questlog policy` from the settings in force. Days are of 24 hours; t
 
 | what | names somebody | is kept |
 |---|---|---|
-| events, errors and sessions | {least} to {anonymize} days | without anybody's name, up to {delete} days |
-| what each person adds to figures of the platform | {least} to {anonymize} days | by the day, up to {delete} days |
-| a learner's own record: days and milestones | until {delete} days after they were last seen | no longer |
-| a device that nobody signed in on | {least} to {anonymize} days | no longer |
-| events that could not be stored (`questlog set-aside`) | {least} to {anonymize} days | no longer |
-| the platform's figures by day, with names of pages, quests and badges | never | for good |
+{kept}
 
 Events lie in partitions of a week, from Monday on. Every day at 02:00 each week is written anew whose Monday would be
 {anonymize} days old at the next 02:00, and the old files are deleted. `{anonymize_variable}` and `{delete_variable}`
@@ -39,22 +106,25 @@ hides anybody.
 
 ## What other files hold, and for how long
 
-- Valkey's append-only file has events that were accepted until it is written anew, which is asked for at the end of
-  each day's run. An event that waits in the queue stays in it.
-- PostgreSQL's write-ahead log has what was written until its segments are removed or written over: after two
-  checkpoints, so within minutes to an hour where the server is busy, and where it is not, once it has written
-  `max_wal_size` (1 GB unless set). An archive of it, replicas and backups are yours to bound.
+- Valkey's append-only file has events that were accepted until it is written anew, as each day's run has it do in the
+  end: up to a day. An event that waits in the queue stays in it.
+- PostgreSQL's write-ahead log has what was written until its segments are removed or written over. Those that no
+  checkpoint needs any more may lie unused with what they held: all of it is gone once the server has written
+  twice `max_wal_size` more (1 GB unless set), which takes minutes on a busy server, and may take weeks on a quiet one.
+  An archive of it, replicas and backups are yours to bound.
+- What was erased is gone from the files of events, errors, sessions and contributions with the next run.
 - The log of Questlog names nobody.
 """
 
 
 def policy(settings: Settings) -> str:
     """The whole policy, as Markdown."""
-    anonymize, delete = "anonymize_after_days", "delete_after_days"
-    return POLICY.format(
-        least=settings.anonymize_after_days - 8,
-        anonymize=settings.anonymize_after_days,
-        delete=settings.delete_after_days,
-        anonymize_variable=variable(anonymize),
-        delete_variable=variable(delete),
+    anonymize, delete = settings.anonymize_after_days, settings.delete_after_days
+    kept = "\n".join(f"| {each.what} | {each.names} | {each.afterwards} |" for each in KEPT)
+    return POLICY.replace("{kept}", kept).format(
+        least=anonymize - 8,
+        anonymize=anonymize,
+        delete=delete,
+        anonymize_variable=variable("anonymize_after_days"),
+        delete_variable=variable("delete_after_days"),
     )

@@ -148,6 +148,8 @@ async def _rewrite_log(queue: ArqRedis) -> None:
     """Let Valkey write its append-only file anew, without the events that left the queue."""
     rewrite: Callable[[], Awaitable[object]] = queue.bgrewriteaof
     try:
+        if (await queue.info("persistence")).get("aof_last_bgrewrite_status") != "ok":
+            logger.warning("Valkey could not write its append-only file anew when it tried last: its log says why")
         await rewrite()
     except ResponseError:
         logger.warning("Valkey does not write its append-only file anew when asked: see that it does so by itself")

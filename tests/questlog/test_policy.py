@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from models.base import Base
 from questlog.cli import app
-from questlog.policy import policy
+from questlog.policy import KEPT, policy
 from questlog.settings import Settings, variable
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "privacy.md"
@@ -24,3 +25,8 @@ def test_it_follows_the_settings_in_force(monkeypatch: pytest.MonkeyPatch) -> No
     told = CliRunner().invoke(app, ["policy"]).stdout
     assert "32 to 40 days" in told
     assert "up to 400 days" in told
+
+
+def test_every_table_has_its_place_in_it() -> None:
+    named = [table for each in KEPT for table in each.tables]
+    assert sorted(named) == sorted(Base.metadata.tables)

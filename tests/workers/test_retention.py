@@ -692,6 +692,32 @@ async def test_indexes_of_what_is_anonymised_are_not_built_again(old: Storing, i
         assert not await rebuild_index(connection, NOW)
 
 
+async def test_valkeys_files_hold_no_event_that_left_the_queue(empty_platform: Platform) -> None:
+    queue = empty_platform.api.intake.queue
+    event = {
+        "eventId": str(uuid4()),
+        "occurredAt": NOW.isoformat(),
+        "event": {"routeChange": {"fromPath": "/of/amelia"}},
+    }
+    assert not (await empty_platform.track([event], (Role.STUDENT, "amelia")))["userErrors"]
+    await empty_platform.settle()
+    folder = Path((await queue.config_get("dir"))["dir"], (await queue.config_get("appenddirname"))["appenddirname"])
+
+    async def tells_of_it() -> bool:
+        try:
+            return any(b"/of/amelia" in file.read_bytes() for file in folder.iterdir())
+        except FileNotFoundError:  # written anew in this moment
+            return True
+
+    assert await tells_of_it()
+    await run(empty_platform)
+
+    async def is_gone() -> bool:
+        return not await tells_of_it()
+
+    await until(is_gone)
+
+
 async def test_an_admin_sees_how_it_stands(idle: Platform, old: Storing) -> None:
     await old.know("amelia")
     first, second = a_day(MONDAY + DAY), a_day(NOW.replace(microsecond=0) - DAY)
