@@ -96,12 +96,14 @@ def test_what_all_processes_counted_is_told_and_stays_when_they_are_started_agai
             (sample("questlog_ledger_events", state="set_aside"), 0),
             (sample("questlog_oldest_waiting_seconds"), 0),
             (sample("questlog_dirty_spans"), 0),
+            (sample("questlog_identifiable_seconds_most"), 90 * 24 * 60 * 60),
             (sample("questlog_workers"), 1),
         ]
         wait_until(lambda: scrape.has(*counted))
         told = scrape()
         for process in ("supervisor", "api-1", "api-2", "worker", "valkey"):
             assert told[sample("questlog_process_resident_bytes", process=process)] > 2**20
+        assert 0 < told[sample("questlog_oldest_identifiable_seconds")] < 60 * 60
         assert told[sample("questlog_queue_bytes_most")] == 2**30
         assert 2**18 < told[sample("questlog_queue_bytes")] < 2**30
         assert told[sample("questlog_subjects_derived_total")] >= 1

@@ -26,7 +26,7 @@ from resolvers.bot import is_bot
 from tests import recomputation
 from tests.leaks import DOMAIN, EMAILS, INTERFACE, dump, files_of, leaks, planted_events
 from tests.platform import BROWSER, TRACK, UPSERT, Answer, until
-from tests.questlog.test_serve import Installation, serving
+from tests.questlog.test_serve import Installation, questlog, serving
 from tests.recomputation import differences
 from tests.weblog import Line, histories, read, unique_users, until_yesterday, user_agents
 
@@ -122,6 +122,8 @@ async def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     later = until_yesterday(lines, datetime.now(UTC).date())
     wide = {"QUESTLOG_QUESTION_COST": "20000", "QUESTLOG_COST_RESTORE_RATE": "0"}
     with serving(home, QUESTLOG_TRUSTED_PROXIES="127.0.0.1", **wide) as installation:
+        # Else the worker's would write Valkey's file anew at any time.
+        assert questlog(home, "retention").returncode == 0
         settings = with_secret(Settings(home=home))
         tokens = {role: sign_token(settings, user_id=f"the {role}", role=role) for role in SIGNED}
         api = Caller(installation.url, tokens)

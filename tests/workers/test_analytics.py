@@ -145,7 +145,7 @@ def in_order(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 )
 @given(data=st.data())
 async def test_random_histories_of_many(storing: Storing, idle: Platform, data: st.DataObject) -> None:
-    await storing.rows(f"TRUNCATE {TABLES}")
+    await storing.rows(f"TRUNCATE {TABLES} CASCADE")
     sent: list[tuple[History, list[list[Event]]]] = []
     for number, drawn in enumerate(data.draw(st.lists(histories(datetime.now(UTC)), min_size=4, max_size=8))):
         history = somebodys_device(drawn) if number % 4 == 3 else await someone(storing, drawn)
@@ -166,7 +166,7 @@ async def test_random_histories_of_many(storing: Storing, idle: Platform, data: 
 
 @pytest.mark.long
 async def test_some_of_the_course_in_no_order_and_some_of_it_twice(storing: Storing, idle: Platform) -> None:
-    await storing.rows(f"TRUNCATE {TABLES}")
+    await storing.rows(f"TRUNCATE {TABLES} CASCADE")
     sent = []
     for user_id, events in course_of("some", every=16).items():
         await storing.know(user_id, TIME_ZONE)
@@ -201,7 +201,7 @@ async def nothing_is_written_again(storing: Storing) -> None:
 @pytest.fixture
 async def child(storing: Storing) -> History:
     """Somebody of New York, alone on the platform."""
-    await storing.rows(f"TRUNCATE {TABLES}")
+    await storing.rows(f"TRUNCATE {TABLES} CASCADE")
     return await someone(storing, History("", "America/New_York", NOW, []))
 
 
@@ -322,7 +322,7 @@ async def test_roll_ups_at_the_same_time_number_and_name_the_same_things_once(st
 
 
 async def test_a_device_that_nobody_signs_in_on_is_a_user_of_its_own(storing: Storing, idle: Platform) -> None:
-    await storing.rows(f"TRUNCATE {TABLES}")
+    await storing.rows(f"TRUNCATE {TABLES} CASCADE")
     signed = await someone(storing, History("", "UTC", NOW, []))
     device = UUID(int=9)
     for history in (signed, somebodys_device(replace(signed, events=[]))):
