@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
 
@@ -52,13 +52,19 @@ def async_url(url: str) -> URL:
 
 
 def connect(
-    url: str, *, pool_size: int = 5, name: str = "questlog", statement_seconds: int | None = None
+    url: str,
+    *,
+    pool_size: int = 5,
+    name: str = "questlog",
+    statement_seconds: int | None = None,
+    secret: bytes | None = None,
 ) -> AsyncEngine:
     """A pool of connections to one login's database; nothing is opened until it is used.
 
     `name` is what `pg_stat_activity` shows. Waiting for a free connection ends after 30 s in
     SQLAlchemy's `TimeoutError`. A transaction in which nothing happens for 30 s is ended by PostgreSQL, so that a
     process that stands still holds up nobody. So it ends a statement after `statement_seconds`, if any.
+    By `secret` those who were erased are told: without it nobody becomes known.
     """
     session = SESSION | {"application_name": name}
     if statement_seconds:
@@ -72,8 +78,18 @@ def connect(
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),
         json_deserializer=orjson.loads,
+        execution_options={"questlog_secret": secret},
         connect_args={"server_settings": session, "timeout": 10},
     )
+
+
+def secret_of(connection: AsyncConnection) -> bytes:
+    """The secret that the connection's pool was made with; raises LookupError where that was none."""
+    options = connection.sync_connection.get_execution_options() if connection.sync_connection else {}
+    secret: bytes | None = options.get("questlog_secret")
+    if secret is None:
+        raise LookupError("who was erased cannot be told without the installation's secret")
+    return secret
 
 
 def _plain(value: object) -> str:

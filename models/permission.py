@@ -41,9 +41,12 @@ class Standing(NamedTuple):
 
     lacks_consent: bool = False
     objects: bool = False
+    was_erased: bool = False
 
     def refusal(self, kind: type[EventType]) -> str | None:
         """The contract's code where an event of this type may not be kept."""
+        if self.was_erased:
+            return "UNKNOWN_USER"
         if self.lacks_consent:
             return "CONSENT_REQUIRED"
         return "TRACKING_OBJECTED" if self.objects and not is_needed(kind) else None

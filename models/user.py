@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base, unnest
 from models.consent import is_consented
 from models.risk import AssessmentDue
+from models.tombstone import erased_among
 
 
 class UserRole(StrEnum):
@@ -66,22 +67,28 @@ class Subject(NamedTuple):
 
 
 async def make_known(connection: AsyncConnection, arrivals: Iterable[Arrival]) -> None:
-    """Keep whoever is not kept yet, in UTC until their zone is known; whoever is stays as they are.
+    """Keep whoever is not kept yet, in UTC until their zone is known; whoever is stays as they are, and whoever was
+    erased stays so.
 
     Whoever is new is due to be assessed.
     """
     earliest = {person.user_id: person for person in sorted(arrivals, key=lambda person: person.at, reverse=True)}
     if not earliest:
         return
+    asked = unnest([User.user_id], [(user_id,) for user_id in earliest])
+    kept = select(User.user_id).where(User.user_id == asked.c.user_id)
+    unknown = set(await connection.scalars(select(asked.c.user_id).where(~kept.exists())))
+    unknown -= await erased_among(connection, unknown)
+    if not unknown:
+        return
     rows = unnest(
         [User.subject_key, User.user_id, User.role, User.known_since],
-        [(uuid4(), *person) for person in earliest.values()],
+        [(uuid4(), *earliest[user_id]) for user_id in unknown],
     )
-    kept = select(User.user_id).where(User.user_id == rows.c.user_id)
     # One order for everybody: two batches that bring the same people never wait for each other in a circle.
     new = await connection.execute(
         insert(User)
-        .from_select(rows.c.keys(), select(rows).where(~kept.exists()).order_by(rows.c.user_id))
+        .from_select(rows.c.keys(), select(rows).order_by(rows.c.user_id))
         .on_conflict_do_nothing(index_elements=[User.user_id])
         .returning(User.subject_key, User.known_since)
     )

@@ -24,9 +24,10 @@ from questlog.body import BodyLimit
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
 from questlog.documents import documents_of, trusted_documents
+from questlog.export import hand_over
 from questlog.media_type import GRAPHQL, HTML, JSON, accepted, preferred
 from questlog.parameters import MalformedError, Parameters, parameters
-from questlog.settings import Settings, SettingsError
+from questlog.settings import Settings, SettingsError, with_erasure_secret
 from questlog.signin import SignInUnavailable, TokenError, TokenVerifier, authorization_of
 from resolvers.cost import CostLimits, Costs
 from resolvers.errors import ForbiddenError, NotFoundError, RequestError, UnauthenticatedError, UnavailableError
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> Starlette:
 
     Raises SettingsError where they name none. Nothing is opened before the app starts.
     """
+    settings = with_erasure_secret(settings)
     if settings.redis_url is None:
         raise SettingsError("set QUESTLOG_REDIS_URL, or let questlog serve start its own")
     urls = logins(settings)
@@ -65,7 +67,7 @@ def create_app(settings: Settings) -> Starlette:
             admin=connect(
                 urls.admin, pool_size=POOLS["admin"], name="questlog admin", statement_seconds=statement_seconds
             ),
-            intake=connect(urls.intake, pool_size=POOLS["intake"], name="questlog intake"),
+            intake=connect(urls.intake, pool_size=POOLS["intake"], name="questlog intake", secret=settings.erasure_key),
         )
         api.standings = Standings(api.databases, settings.consent_rule)
         api.intake = Intake(
@@ -95,6 +97,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             *([explorer.assets()] if api.has_explorer else []),
             Route("/graphql", api),
+            Route("/exports/{export_id}", Exports(api), methods=["GET"]),
             Route("/healthz", _healthy),
             Route("/readyz", api.ready),
         ],
@@ -157,7 +160,7 @@ class Api:
         try:
             self._check(http)
             asked = await parameters(http)
-            viewer = await self._viewer(http)
+            viewer = await self.viewer_of(http)
         except MalformedError as error:
             await self._malformed(http, error)(scope, receive, send)
             return
@@ -166,7 +169,22 @@ class Api:
             headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
             await refusal(scope, status, [of_request(error)], headers)(scope, receive, send)
             return
-        request = scope["questlog.request"] = Request(
+        request = scope["questlog.request"] = self.request_of(http, viewer)
+
+        async def send_with_device(message: Message) -> None:
+            if message["type"] == "http.response.start" and viewer.role is Role.ANONYMOUS and request.device_id:
+                remember_device(message, request.device_id, secure=http.url.scheme == "https")
+            await send(message)
+
+        try:
+            response = await self._answer(http, request, asked)
+            await response(scope, receive, send_with_device)
+        finally:
+            await request.close()
+
+    def request_of(self, http: HttpRequest, viewer: Viewer) -> Request:
+        """What is known of the request, which is to be closed."""
+        return Request(
             viewer,
             self.databases,
             self.intake,
@@ -179,17 +197,6 @@ class Api:
             device_id=device_of(http),
             objects=http.headers.get("sec-gpc") == "1",
         )
-
-        async def send_with_device(message: Message) -> None:
-            if message["type"] == "http.response.start" and viewer.role is Role.ANONYMOUS and request.device_id:
-                remember_device(message, request.device_id, secure=http.url.scheme == "https")
-            await send(message)
-
-        try:
-            response = await self._answer(http, request, asked)
-            await response(scope, receive, send_with_device)
-        finally:
-            await request.close()
 
     def _check(self, http: HttpRequest) -> None:
         """Raise MalformedError where the method or the media type is none of ours."""
@@ -261,7 +268,8 @@ class Api:
             return PlainTextResponse(str(error), 503)
         return PlainTextResponse("ok")
 
-    async def _viewer(self, http: HttpRequest) -> Viewer:
+    async def viewer_of(self, http: HttpRequest) -> Viewer:
+        """Who asks; raises RequestError where that cannot be told."""
         try:
             claims = await self._verifier.verify(authorization_of(http.headers))
         except TokenError as error:
@@ -274,3 +282,25 @@ class Api:
         if role is None:
             raise UnauthenticatedError("the token names no role, and none is kept for its user")
         return Viewer(role, claims.user_id)
+
+
+class Exports:
+    """Archives of what is kept of somebody, for whoever asked for them."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        http = HttpRequest(scope, receive)
+        try:
+            viewer = await self._api.viewer_of(http)
+        except RequestError as error:
+            await refusal(scope, STATUSES[error.code], [of_request(error)])(scope, receive, send)
+            return
+        request = scope["questlog.request"] = self._api.request_of(http, viewer)
+        try:
+            response = await hand_over(request, http.path_params["export_id"])
+            await response(scope, receive, send)
+        finally:
+            await request.close()

@@ -96,7 +96,7 @@ def work() -> None:
 
         # Whoever waits for an acknowledgement goes before figures, where both share a machine.
         give_way(os.getpid(), NICENESS)
-        settings = questlog_settings.load()
+        settings = questlog_settings.with_erasure_secret(questlog_settings.load())
         if settings.redis_url is None:
             raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")
         database_url = logins(settings).worker
@@ -111,6 +111,7 @@ def work() -> None:
             anonymize_after_days=settings.anonymize_after_days,
             delete_after_days=settings.delete_after_days,
             consent_rule=settings.consent_rule,
+            erasure_key=settings.erasure_key,
         )
         settle_memory()
         try:
@@ -308,6 +309,48 @@ def policy() -> None:
 
 
 @app.command()
+def export(
+    user: Annotated[str, typer.Argument(metavar="ID", help="Of this user, by their id on the platform.")],
+    out: Annotated[Path, typer.Option(help="The folder that the archive is written into.")] = Path(),
+) -> None:
+    """Write one archive with JSON and CSV of everything held about a user, as they may see it themself."""
+    from questlog.export import write
+
+    async def exporting() -> None:
+        async with _servers() as (engine, _, _):
+            await write(engine, user, out)
+
+    _until_done(exporting())
+
+
+@app.command()
+def erase(
+    user: Annotated[str, typer.Argument(metavar="ID", help="This user, by their id on the platform.")],
+) -> None:
+    """Erase a user for good, and print the signed receipt. Broken off, the workers do the rest."""
+    from questlog.erasure import run
+
+    async def erasing() -> None:
+        async with _servers() as (engine, queue, settings):
+            await run(engine, queue, settings.anonymize_after_days, user)
+
+    _until_done(erasing())
+
+
+@app.command()
+def verify_receipt(
+    file: Annotated[Path, typer.Argument(help="An erasure's receipt, as JSON.")],
+    key: Annotated[
+        str | None, typer.Option(help="The public key to check it by; without it, this installation's own.")
+    ] = None,
+) -> None:
+    """Say whether a receipt was signed here and is unchanged; exit status 1 where not."""
+    from questlog.erasure import verify
+
+    verify(file, key)
+
+
+@app.command()
 def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Bring in a real course, show what its people see, and serve it until Ctrl-C."""
     from questlog.demo import run as show
@@ -331,14 +374,14 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     from questlog.reach import check_database, check_queue
     from workers.queue import open_queue
 
-    settings = questlog_settings.load()
+    settings = questlog_settings.with_erasure_secret(questlog_settings.load())
     async with contextlib.AsyncExitStack() as stack:
         if settings.redis_url is None or not settings.names_database:
             settings = with_servers(settings, EmbeddedServers.running(settings.home))
         url, redis_url = logins(settings).worker, settings.redis_url or ""
         await check_database(url, "worker_database_url" if settings.worker_database_url else "database_url")
         await check_queue(redis_url)
-        engine, queue = connect(url, pool_size=1), await open_queue(redis_url)
+        engine, queue = connect(url, pool_size=1, secret=settings.erasure_key), await open_queue(redis_url)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         yield engine, queue, settings

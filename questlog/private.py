@@ -20,6 +20,11 @@ def write(path: Path, text: str, owner: struct_passwd | None = None) -> None:
     sync(path.parent)
 
 
+def create(path: Path) -> IO[bytes]:
+    """Open a new file of mode 0600 to write; raises FileExistsError where there is one."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+
+
 def append(path: Path) -> IO[bytes]:
     """Open a file of mode 0600 to write at its end."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

@@ -90,6 +90,12 @@ class Settings(BaseSettings):
         2**30, ge=2**24, description="memory of Valkey beyond which events go to PostgreSQL, or are refused"
     )
 
+    erasure_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="by which tombstones stand for who was erased, and receipts are signed: the same in every process,"
+        " and for good; none: serve makes one in QUESTLOG_HOME",
+    )
     jwt_secret: SecretStr | None = Field(
         None,
         min_length=32,
@@ -205,6 +211,13 @@ class Settings(BaseSettings):
         """Whether there is a PostgreSQL to use, by its owner's URL or by one for each login."""
         return self.database_url is not None or all(getattr(self, f"{login}_database_url") for login in LOGINS)
 
+    @property
+    def erasure_key(self) -> bytes:
+        """The secret for erasures, as tombstones are made with it; raises SettingsError where there is none."""
+        if self.erasure_secret is None:
+            raise SettingsError("set QUESTLOG_ERASURE_SECRET")
+        return self.erasure_secret.get_secret_value().encode()
+
     def environ(self) -> dict[str, str]:
         """The settings as environment variables, secrets included, for a child process."""
         return {
@@ -253,14 +266,30 @@ def with_secret(settings: Settings, *, make: bool = False) -> Settings:
         return settings
     if settings.environment == "production":
         raise SettingsError("production needs QUESTLOG_JWT_SECRET (32 characters or more) or QUESTLOG_JWKS_URL")
-    path = settings.home / "jwt-secret"
+    return _with_kept(settings, "jwt_secret", make=make)
+
+
+def with_erasure_secret(settings: Settings) -> Settings:
+    """The settings with the secret for erasures that is kept in home, where they name none; made where none is kept.
+
+    Raises SettingsError in production, where several hosts would each make one.
+    """
+    if settings.erasure_secret:
+        return settings
+    if settings.environment == "production":
+        raise SettingsError("production needs QUESTLOG_ERASURE_SECRET (32 characters or more), the same for good")
+    return _with_kept(settings, "erasure_secret", make=True)
+
+
+def _with_kept(settings: Settings, name: str, *, make: bool) -> Settings:
+    path = settings.home / name.replace("_", "-")
     try:
         if make and not path.exists():
             settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.write(path, secrets.token_urlsafe(48))
-        return settings.model_copy(update={"jwt_secret": SecretStr(path.read_text().strip())})
+        return settings.model_copy(update={name: SecretStr(path.read_text().strip())})
     except FileNotFoundError:
-        raise SettingsError(f"there is no {path} yet: run `questlog serve`, or set QUESTLOG_JWT_SECRET") from None
+        raise SettingsError(f"there is no {path} yet: run `questlog serve`, or set {variable(name)}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} holds no secret: remove it, and `questlog serve` makes another") from None
     except OSError as error:

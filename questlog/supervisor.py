@@ -26,7 +26,7 @@ from questlog.migration import migrate
 from questlog.port import listen
 from questlog.process import end, ended, spawn
 from questlog.reach import check_database, check_durability, check_queue
-from questlog.settings import PREFIX, Settings, SettingsError, with_secret
+from questlog.settings import PREFIX, Settings, SettingsError, with_erasure_secret, with_secret
 from questlog.signin import TokenVerifier
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Supervisor:
         _check_exposure(self.settings, self.host)
         listener = self._stack.enter_context(listen(self.host, self.port, "--port"))
         self.port = listener.getsockname()[1]
-        settings = with_secret(self.settings, make=True)
+        settings = with_erasure_secret(with_secret(self.settings, make=True))
         await TokenVerifier(settings).check()
         if settings.documents:
             from questlog.documents import trusted_documents

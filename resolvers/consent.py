@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, DateTime, Row, Text, Uuid, bindparam, column, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.consent import Consent, ConsentBasis, outlast_storing
+from models.consent import Consent, ConsentBasis
 from models.guardianship import children_of
+from models.storing import outlast_storing
 from models.text import is_storable
 from models.user import User, UserRole, subjects_of
 from models.viewer import Role, Viewer

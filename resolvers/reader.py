@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
@@ -68,6 +69,7 @@ class Databases:
         if viewer.user_id is None or viewer.role is Role.SERVICE or viewer.user_id in self._welcomed:
             return
         async with self.writing() as connection:
+            await begin_storing(connection)
             await make_known(connection, [Arrival(viewer.user_id, UserRole(viewer.role), datetime.now(UTC))])
         if len(self._welcomed) >= MOST_REMEMBERED:
             self._welcomed.clear()

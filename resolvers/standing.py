@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from strawberry.dataloader import DataLoader
 
 from models.permission import FREE, ConsentRule, Standing
-from models.user import Subject, subjects_of
+from models.tombstone import erased_among
+from models.user import subjects_of
 from models.viewer import Role, Viewer
 from resolvers.errors import UnavailableError
 from resolvers.reader import Databases
@@ -30,7 +31,7 @@ class Standings:
         self._free_until: dict[str, float] = {}
         self._changes = 0
         self._away_until = float("-inf")
-        self._loader: DataLoader[str, Subject | None] = DataLoader(load_fn=self._look_up, cache=False)
+        self._loader: DataLoader[tuple[str, Role], Standing] = DataLoader(load_fn=self._look_up, cache=False)
 
     async def of(self, viewer: Viewer) -> Standing:
         """How the viewer stands, as far as is known."""
@@ -41,11 +42,10 @@ class Standings:
             return FREE
         changes = self._changes
         try:
-            subject = await self._loader.load(viewer.user_id)
+            standing = await self._loader.load((viewer.user_id, viewer.role))
         except UnavailableError:
             self._away_until = time.monotonic() + SECONDS_BETWEEN_TRIES
             return FREE
-        standing = self._standing(viewer, subject)
         if standing == FREE and changes == self._changes:
             if len(self._free_until) >= MOST_REMEMBERED:
                 self._free_until.clear()
@@ -58,12 +58,17 @@ class Standings:
         for user_id in user_ids:
             self._free_until.pop(user_id, None)
 
-    def _standing(self, viewer: Viewer, subject: Subject | None) -> Standing:
-        if subject is None:  # nobody yet: their first event makes them known
-            return Standing(lacks_consent=viewer.role is Role.STUDENT and self._rule.unknown_age)
-        return self._rule.standing(subject, datetime.now(UTC))
-
-    async def _look_up(self, user_ids: list[str]) -> list[Subject | None]:
+    async def _look_up(self, viewers: list[tuple[str, Role]]) -> list[Standing]:
+        user_ids = {user_id for user_id, _ in viewers}
         async with self._databases.writing(SECONDS_TO_ANSWER) as connection:
-            found = await subjects_of(connection, sorted(set(user_ids)))
-        return [found.get(user_id) for user_id in user_ids]
+            found = await subjects_of(connection, sorted(user_ids))
+            erased = await erased_among(connection, user_ids - found.keys())
+        now = datetime.now(UTC)
+        return [
+            self._rule.standing(found[user_id], now) if user_id in found else self._unknown(role, user_id in erased)
+            for user_id, role in viewers
+        ]
+
+    def _unknown(self, role: Role, was_erased: bool) -> Standing:
+        """Of nobody yet, whom their first event makes known, unless they were erased."""
+        return Standing(lacks_consent=role is Role.STUDENT and self._rule.unknown_age, was_erased=was_erased)

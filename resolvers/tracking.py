@@ -306,6 +306,8 @@ def _writer(sender: Sender, people: People | None, draft: EventDraft, request: R
 
 def _check_standing(standing: Standing, draft: EventDraft) -> None:
     match standing.refusal(draft.kind):
+        case "UNKNOWN_USER" as code:
+            raise RefusedError(["userId"], code, "the user was erased: upsert them first")
         case "CONSENT_REQUIRED" as code:
             raise RefusedError(["userId"], code, "nothing of theirs is kept before a consent is recorded")
         case "TRACKING_OBJECTED" as code:

@@ -11,9 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.age import adult_at
 from models.base import unnest
+from models.erasure import being_erased
 from models.horizon import horizon
 from models.rollup import mark_dirty
+from models.storing import begin_storing
 from models.text import is_storable
+from models.tombstone import lift_tombstones
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import Role, Viewer, visible_to
 from resolvers.connection import Key, Order, Page, Slice, rows_by_key
@@ -103,7 +106,7 @@ async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[di
     """Keep the users as they are sent; gives the rows of those who were taken, and why others were not.
 
     Where a zone changes, all days that are not sealed are derived again; where a role does, the risk. A user sent
-    twice is as if they were sent one after the other.
+    twice is as if they were sent one after the other. Whoever was erased is known from now on as somebody new.
     """
     request.require(Role.SERVICE, Role.ADMIN)
     if not 1 <= len(drafts) <= MOST_UPSERTS:
@@ -117,7 +120,13 @@ async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[di
     if not taken:
         return [], refusals
     async with request.databases.writing() as connection:
-        kept = await _keep(connection, list(taken.values()), request)
+        await begin_storing(connection)
+        for user_id in await being_erased(connection, taken):
+            del taken[user_id]
+            index = next(index for index, draft in enumerate(drafts) if draft.user_id == user_id)
+            refusals.append(Refusal(["users", str(index), "userId"], "INVALID", "userId is being erased: try later"))
+        await lift_tombstones(connection, list(taken))
+        kept = await _keep(connection, list(taken.values()), request) if taken else []
     request.standings.forget(taken)
     return kept, refusals
 

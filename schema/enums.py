@@ -6,6 +6,7 @@ from typing import Any
 import strawberry
 
 from models.consent import ConsentBasis
+from models.erasure import TaskState
 from models.error import ErrorType
 from models.journey import Rhythm
 from models.risk import EngagementLevel, RiskFactorName
@@ -25,6 +26,7 @@ __all__ = [
     "RiskFactorName",
     "Role",
     "SafetySeverity",
+    "TaskState",
     "UserRole",
     "enum",
 ]
@@ -130,4 +132,12 @@ enum(
     JAVASCRIPT_ERROR="A script on the page failed.",
     API_ERROR="A server answered the page with an error.",
     NETWORK_ERROR="The page's request got no answer at all.",
+)
+enum(
+    TaskState,
+    "How far something is that takes its time.",
+    WAITING="It has not begun yet.",
+    RUNNING="It is being done.",
+    DONE="It is done.",
+    FAILED="It could not be done.",
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, cast
 from uuid import UUID
 
@@ -11,8 +12,10 @@ from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
 from resolvers import consent as consents
+from resolvers import erasure as erasures
 from resolvers import error as errors
 from resolvers import event as events
+from resolvers import export as exports
 from resolvers import guardianship as guardianships
 from resolvers import journey as journeys
 from resolvers import page as pages
@@ -23,7 +26,7 @@ from resolvers.badge import popular_badges
 from resolvers.connection import moment, word
 from resolvers.engagement import check_days, engagements, event_counts
 from resolvers.error import ErrorsQuestion
-from resolvers.errors import BadUserInputError
+from resolvers.errors import BadUserInputError, NotFoundError
 from resolvers.intake import intake_status
 from resolvers.quest import popular_quests
 from resolvers.request import ASKERS
@@ -41,8 +44,10 @@ from schema.consent import (
 )
 from schema.engagement import CategoryCount, Engagement, category_counts
 from schema.enums import ErrorType, Role, UserRole
+from schema.erasure import EraseUserInput, EraseUserPayload, Erasure
 from schema.error import ErrorEvent, ErrorGroup, ErrorSummary
 from schema.event import ActivityEvent
+from schema.export import DataExport, ExportUserDataInput, ExportUserDataPayload
 from schema.guardianship import GuardianshipPayload, LinkGuardianInput, UnlinkGuardianInput
 from schema.intake import IntakeStatus
 from schema.journey import LearningJourney, Milestone
@@ -236,6 +241,20 @@ class Query:
     async def retention_status(self, info: Info) -> RetentionStatus | None:
         return RetentionStatus.of(await retention_status(info.context))
 
+    @strawberry.field(description="An archive of everything held about somebody; for who asked for it.")
+    async def data_export(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="The export's id.")]
+    ) -> DataExport | None:
+        info.context.require(*ASKERS)
+        return DataExport.of(await exports.data_export(info.context, _key_of("DataExport", id)))
+
+    @strawberry.field(description="How far an erasure is, and its receipt; for who asked for it, and for admins.")
+    async def erasure(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="The erasure's id.")]
+    ) -> Erasure | None:
+        info.context.require_token()
+        return Erasure.of(await erasures.erasure(info.context, _key_of("Erasure", id)))
+
 
 @strawberry.type(description="Everything that can be sent, and changed.")
 class Mutation:
@@ -303,10 +322,35 @@ class Mutation:
     ) -> SetTrackingPayload:
         return SetTrackingPayload.of(await consents.set_tracking(info.context, input.user_id, objected=input.objected))
 
+    @strawberry.mutation(
+        description="Ask for an archive of everything held about oneself, a parent's child, or for an admin anybody."
+    )
+    async def export_user_data(
+        self, info: Info, input: Annotated[ExportUserDataInput, strawberry.argument(description="Of whom.")]
+    ) -> ExportUserDataPayload:
+        return ExportUserDataPayload.of(await exports.export(info.context, input.user_id))
+
+    @strawberry.mutation(
+        description="Erase somebody for good: oneself where of age, a parent's child, for admins and a SERVICE anybody."
+    )
+    async def erase_user(
+        self, info: Info, input: Annotated[EraseUserInput, strawberry.argument(description="Whom.")]
+    ) -> EraseUserPayload:
+        return EraseUserPayload.of(await erasures.erase(info.context, input.user_id))
+
 
 async def _visible_user(info: Info, user_id: str) -> User:
     info.context.require_token()
     return User.of(await users.user(info.context, user_id))
+
+
+def _key_of(kind: str, node_id: str) -> UUID:
+    """The key of a node of this kind; raises NotFoundError where it is no id of such."""
+    match parsed_id(node_id):
+        case (found, [key]) if found == kind:
+            with suppress(ValueError):
+                return UUID(key)
+    raise NotFoundError("there is none that has this id")
 
 
 async def _nodes(info: Info, ids: Sequence[str]) -> list[Node | None]:
@@ -334,13 +378,15 @@ FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, A
     "Milestone": ((UUID, UUID, moment), journeys.milestones_by_key, lambda info, row: Milestone.of(row)),
     "ErrorGroup": ((UUID,), errors.error_groups_by_key, lambda info, row: ErrorGroup.of(row)),
     "ErrorEvent": ((UUID, UUID, moment), errors.errors_by_key, lambda info, row: ErrorEvent.of(row)),
+    "DataExport": ((UUID,), exports.exports_by_key, lambda info, row: DataExport.of(row)),
+    "Erasure": ((UUID,), erasures.erasures_by_key, lambda info, row: Erasure.of(row)),
 }
 
 
 schema = strawberry.Schema(
     query=Query,
     mutation=Mutation,
-    types=[User, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent],
+    types=[User, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent, DataExport, Erasure],
     config=StrawberryConfig(scalar_map=SCALARS),
 )
 SCHEMA: GraphQLSchema = schema._schema  # noqa: SLF001 - what is executed is graphql-core's

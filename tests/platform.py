@@ -254,6 +254,7 @@ async def working(platform: Platform) -> AsyncIterator[None]:
         f"{platform.settings.redis_url}?socket_timeout=60&socket_connect_timeout=60",
         anonymize_after_days=platform.settings.anonymize_after_days,
         consent_rule=platform.settings.consent_rule,
+        erasure_key=platform.settings.erasure_key,
         handle_signals=False,
     )
     running = asyncio.create_task(worker.async_run())
@@ -282,7 +283,7 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
     owner_url = in_database(servers.database_url, database)
     template = logins(Settings(database_url=servers.database_url))
     named: dict[str, Any] = {f"{name}_database_url": in_database(getattr(template, name), database) for name in LOGINS}
-    settings = WIDE_LIMITS | named | settings
+    settings = WIDE_LIMITS | named | {"erasure_secret": SECRET} | settings
     configured = Settings(home=home, database_url=owner_url, redis_url=servers.redis_url, jwt_secret=SECRET, **settings)
     queue = await open_queue(servers.redis_url)
     await queue.flushdb()
@@ -293,7 +294,7 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
         configured,
         urls,
         connect(in_database(servers.superuser_url, database), pool_size=2),
-        connect(urls.worker, pool_size=2),
+        connect(urls.worker, pool_size=2, secret=SECRET.encode()),
         browser(app),
         app,
     )

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import msgspec
+import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.consent import begin_storing
 from models.device import TIME_ZONE, keys_of_devices
 from models.error import insert_errors
 from models.event import TrackedEvent, insert_events
@@ -16,8 +17,11 @@ from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import LEAST_DAYS, LONGER_THAN_A_DAY, horizon, horizon_kept, is_sealed
 from models.ledger import set_aside
 from models.permission import FREE, USUAL, ConsentRule
+from models.person import NAMERS, named_in, without
 from models.rollup import mark_dirty
+from models.storing import begin_storing
 from models.taxonomy import Category
+from models.tombstone import erased_among
 from models.user import Arrival, Subject, make_known, subjects_of
 from workers.queue import encode_event
 
@@ -39,9 +43,9 @@ async def store(
 ) -> Stored:
     """Keep the batch in the connection's transaction, and mark what has to be derived from it.
 
-    Withdrawn are events whose day was sealed, whose person went or objected, or whose consent is missing, by the time
-    they are stored. Set aside, and in none of the counts, are those that would have been refused had the database been
-    there when they came.
+    Withdrawn are events whose day was sealed, whose person objected or was erased, or whose consent is missing, by the
+    time they are stored; what others did is kept without naming whoever was erased. Set aside, and in none of the
+    counts, are those that would have been refused had the database been there when they came.
     """
     await begin_storing(connection)
     await make_known(
@@ -49,8 +53,9 @@ async def store(
         [Arrival(event.user_id, event.role, event.received_at) for event in batch if event.user_id and event.role],
     )
     users = await subjects_of(connection, sorted({event.user_id for event in batch if event.user_id}))
+    there = await _without_erased(connection, batch, users)
     now = datetime.now(UTC)
-    allowed = _allowed(batch, users, consent_rule, now)
+    allowed = _allowed(there, users, consent_rule, now)
     judged = await _judged(connection, allowed, users)
     whose = await _subjects(connection, judged, users)
     sealed_before = await _sealed_before(connection, judged, now, anonymize_after_days)
@@ -75,6 +80,27 @@ class Whose(NamedTuple):
 
     key: UUID
     time_zone: str
+
+
+async def _without_erased(
+    connection: AsyncConnection, batch: Sequence[TrackedEvent], users: Mapping[str, Subject]
+) -> Sequence[TrackedEvent]:
+    """The batch without the events of people who were erased, and without what names them in those of others."""
+    unknown = {event.user_id for event in batch if event.user_id and event.user_id not in users}
+    naming = {id(event): named_in(event.kind, event.payload) for event in batch if event.event_type in NAMERS}
+    erased = await erased_among(connection, unknown.union(*naming.values()) - users.keys())
+    if not erased:
+        return batch
+    return [
+        _without(erased, event) if erased & naming.get(id(event), set()) else event
+        for event in batch
+        if event.user_id not in erased
+    ]
+
+
+def _without(people: Collection[str], event: TrackedEvent) -> TrackedEvent:
+    payload = without(people, event.kind, event.payload)
+    return msgspec.structs.replace(event, data=orjson.dumps(payload).decode())
 
 
 def _allowed(

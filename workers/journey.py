@@ -15,12 +15,12 @@ import orjson
 from msgspec import Meta
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.consent import begin_storing
 from models.horizon import horizon
 from models.journey import MilestoneKey, Row, insert_imported, milestone
 from models.permission import USUAL, ConsentRule
 from models.rollup import mark_dirty
 from models.session import StoredEvent
+from models.storing import begin_storing
 from models.taxonomy import EVENT_TYPES, EventType, Id, MilestoneKind, Pillar, Xp
 from models.text import is_storable, mask_emails
 from models.user import Subject, subjects_of

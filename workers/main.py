@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -23,6 +23,8 @@ from models.permission import USUAL, ConsentRule
 from models.retention import Policy
 from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
+from workers.erasure import erase, try_failed_again, unfinished, write_anew
+from workers.export import forget_expired, make_next
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
 from workers.queue import LAST_ERROR, WORKERS, queue_at
@@ -53,6 +55,7 @@ def create_worker(
     anonymize_after_days: int,
     delete_after_days: int = 730,
     consent_rule: ConsentRule = USUAL,
+    erasure_key: bytes,
     handle_signals: bool = True,
 ) -> Worker:
     """A worker that stores and derives by the worker's login until it gets SIGTERM or SIGINT, and then finishes what
@@ -86,6 +89,18 @@ def create_worker(
             cron(retain_daily, second=10, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(watch_retention, minute=5, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(erase_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            cron(make_exports, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
+            # After the nightly retention, for half an hour: once it is done there is nothing left to do.
+            cron(
+                write_tables_anew,
+                hour=2,
+                minute=set(range(30, 60)),
+                timeout=SECONDS_OF_ARQ,
+                max_tries=NO_LAST_TRY,
+                keep_result=0,
+            ),
+            cron(tidy, minute=set(range(0, 60, 10)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(
                 make_partitions_ahead,
                 minute=30,
@@ -105,12 +120,16 @@ def create_worker(
         keep_result=0,
         timezone=UTC,
         ctx={
-            "engine": connect(database_url, pool_size=TRANSACTIONS_AT_ONCE + 4, name="questlog worker"),
+            "engine": connect(
+                database_url, pool_size=TRANSACTIONS_AT_ONCE + 7, name="questlog worker", secret=erasure_key
+            ),
             "anonymize_after_days": anonymize_after_days,
             "policy": Policy(anonymize_after_days, delete_after_days),
             "consent_rule": consent_rule,
             "rounds": Rounds(),
             "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
+            "erasing": Rounds(),
+            "beside": {},
         },
         on_startup=_begin,
         on_shutdown=_disconnect,
@@ -130,7 +149,7 @@ async def run(worker: Worker) -> None:
     finally:
         worker.ctx["is_ending"] = True
         lasting = [task for name in ("life", "retaining") if (task := worker.ctx.get(name))]
-        left = [*worker.tasks.values(), *worker.job_tasks.values(), *lasting]
+        left = [*worker.tasks.values(), *worker.job_tasks.values(), *lasting, *worker.ctx["beside"].values()]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -293,6 +312,73 @@ async def refresh_all(ctx: dict[str, Any]) -> None:
         await _tell(ctx, "the platform's numbers could not be summed", error)
 
 
+async def erase_all(ctx: dict[str, Any]) -> None:
+    """Go on with the erasures that are not done, for some seconds; each begins where it was broken off."""
+    rounds: Rounds = ctx["erasing"]
+    if rounds.turn.locked():
+        return
+    async with rounds.turn:
+        try:
+            async with asyncio.timeout(SECONDS_OF_OURS):
+                async with _engine(ctx).connect() as connection:
+                    left = await unfinished(connection)
+                for erasure_id in left:
+                    async for _ in erase(
+                        _engine(ctx), ctx["redis"], erasure_id, anonymize_after_days=ctx["anonymize_after_days"]
+                    ):
+                        pass
+        except TimeoutError:
+            pass  # the next round goes on
+        except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
+            logger.warning("somebody could not be erased, and is with the next round: %s", _kind(error))
+            await _tell(ctx, "somebody could not be erased", error)
+
+
+async def make_exports(ctx: dict[str, Any]) -> None:
+    """See that somebody makes the archives that are asked for, beside the jobs: one may take minutes, and for as long
+    as arq gives any job, a dead worker's batches would wait."""
+    _beside(ctx, "exporting", _make_all_exports)
+
+
+async def _make_all_exports(ctx: dict[str, Any]) -> None:
+    try:
+        while await make_next(_engine(ctx), datetime.now(UTC)):
+            pass
+    except Exception as error:  # noqa: BLE001 - the next second tries again, whatever it was
+        logger.warning("an export could not be made, and is tried again: %s", _kind(error))
+        await _tell(ctx, "an export could not be made", error)
+
+
+async def write_tables_anew(ctx: dict[str, Any]) -> None:
+    """See that no file of a table keeps who was erased, at night and beside the jobs."""
+    _beside(ctx, "writing anew", _write_all_anew)
+
+
+async def _write_all_anew(ctx: dict[str, Any]) -> None:
+    try:
+        await write_anew(_engine(ctx))
+    except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
+        logger.warning("tables could not be written anew: %s", _kind(error))
+        await _tell(ctx, "tables could not be written anew", error)
+
+
+def _beside(ctx: dict[str, Any], name: str, work: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> None:
+    """Do the work in a task of its own, unless it is being done."""
+    task: asyncio.Task[None] | None = ctx["beside"].get(name)
+    if task is None or task.done():
+        ctx["beside"][name] = asyncio.create_task(work(ctx), name=name)
+
+
+async def tidy(ctx: dict[str, Any]) -> None:
+    """Delete archives that are offered no more, and let erasures that failed begin again."""
+    try:
+        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).begin() as connection:
+            await forget_expired(connection, datetime.now(UTC))
+            await try_failed_again(connection)
+    except Exception as error:  # noqa: BLE001 - the next time tries again, whatever it was
+        logger.warning("archives could not be deleted, and are with the next time: %s", _kind(error))
+
+
 async def sweep_batches(ctx: dict[str, Any]) -> None:
     """Forget which batches are stored, once the queue cannot hand them out again."""
     last: str | None = ""
@@ -404,7 +490,7 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 
 async def _disconnect(ctx: dict[str, Any]) -> None:
     ctx["is_ending"] = True
-    lasting = [task for name in ("life", "retaining") if (task := ctx.get(name))]
+    lasting = [task for name in ("life", "retaining") if (task := ctx.get(name))] + [*ctx["beside"].values()]
     for task in lasting:
         task.cancel()
     await asyncio.gather(*lasting, return_exceptions=True)

@@ -252,7 +252,8 @@ async def _check(worker: AsyncEngine) -> None:
 
 async def main(task: str, *numbers: str) -> None:
     """Do one part of growing, with the settings of this process's environment."""
-    worker = connect(logins(load()).worker, pool_size=1)
+    settings = load()
+    worker = connect(logins(settings).worker, pool_size=1, secret=settings.erasure_key)
     if task == "store":
         await store_part(worker, *map(int, numbers))
     else:

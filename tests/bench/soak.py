@@ -275,6 +275,7 @@ def timetable_of(running: Supervisor) -> list[str]:
         logins(settings).worker,
         settings.redis_url or "",
         anonymize_after_days=settings.anonymize_after_days,
+        erasure_key=settings.erasure_key,
         handle_signals=False,
     )
     return [job.name for job in worker.cron_jobs]

@@ -31,6 +31,7 @@ async def test_a_valkey_that_may_lose_events_is_refused_in_production(
         "QUESTLOG_REDIS_URL": own_servers.redis_url,
         "QUESTLOG_ENVIRONMENT": "production",
         "QUESTLOG_JWT_SECRET": "a secret of more than thirty-two characters",
+        "QUESTLOG_ERASURE_SECRET": "another secret of more than thirty-two characters",
     }
     said = f"Valkey has {name} {wrong}, by which acknowledged events can be lost: set {name} {right}"
     queue = await open_queue(own_servers.redis_url)

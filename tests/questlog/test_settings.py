@@ -8,7 +8,15 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from questlog.cli import app
-from questlog.settings import Settings, SettingsError, load, variable, with_secret, without_password
+from questlog.settings import (
+    Settings,
+    SettingsError,
+    load,
+    variable,
+    with_erasure_secret,
+    with_secret,
+    without_password,
+)
 
 SECRET = "a secret of more than thirty-two characters"
 DATABASE = "postgresql://owner:pass@db.example/questlog"
@@ -112,9 +120,19 @@ def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "jwt-secret").stat().st_mode) == 0o600
 
 
-def test_production_is_given_its_secret(tmp_path: Path) -> None:
+def test_the_secret_for_erasures_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "new")
+    made = with_erasure_secret(settings)
+    assert len(made.erasure_key) >= 32
+    assert with_erasure_secret(settings) == made
+    assert stat.S_IMODE((tmp_path / "new" / "erasure-secret").stat().st_mode) == 0o600
+
+
+def test_production_is_given_its_secrets(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="production needs QUESTLOG_JWT_SECRET"):
         with_secret(Settings(home=tmp_path, environment="production"), make=True)
+    with pytest.raises(SettingsError, match="production needs QUESTLOG_ERASURE_SECRET"):
+        with_erasure_secret(Settings(home=tmp_path, environment="production"))
     assert not list(tmp_path.iterdir())
 
 

@@ -33,19 +33,8 @@ AGREED = TESTS.parents[1] / "shared" / "contract" / "schema.graphql"
 
 LATER_TYPES = {
     "Access",
-    "DataExport",
-    "EraseUserInput",
-    "EraseUserPayload",
-    "Erasure",
-    "ExportUserDataInput",
-    "ExportUserDataPayload",
-    "TaskState",
 }
 LATER_FIELDS = {
-    "Mutation.eraseUser",
-    "Mutation.exportUserData",
-    "Query.dataExport",
-    "Query.erasure",
     "User.accessLog",
 }
 

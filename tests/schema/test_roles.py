@@ -94,6 +94,14 @@ MUTATIONS = {
     "Mutation.revokeConsent":  "UUUU     FFFF    nnnn   aVVn  VVVn",
     "Mutation.setTracking":    "UUUU     Vnnn    Vnnn   Vffn  FFFF",
 }
+# What takes its time: tests/schema/test_tasks.py. Of a query the columns say by whom it was asked for.
+TASKS = {
+    #                           no token STUDENT PARENT ADMIN SERVICE
+    "Mutation.exportUserData": "UUUU     Vnnn    VVnn   VVVn  FFFF",
+    "Mutation.eraseUser":      "UUUU     Vnnn    VVnn   VVVn  VVVn",
+    "Query.dataExport":        "UUUU     VNNN    VNNN   VNNN  FFFF",
+    "Query.erasure":           "UUUU     VNNN    VNNN   VVVN  VNNN",
+}
 # fmt: on
 
 # The fields of what hangs on a user, by who gets them.
@@ -174,6 +182,13 @@ BESIDE_USER = {
     },
     "RetentionRun": {"...V.": "startedAt finishedAt anonymized deleted"},
 }
+# The same of what takes its time, of what one has asked for oneself.
+OF_TASKS = {
+    "ExportUserDataPayload": {".VVV.": "export userErrors"},
+    "DataExport": {".VVV.": "id state requestedAt expiresAt downloadUrl"},
+    "EraseUserPayload": {".VVVV": "erasure userErrors"},
+    "Erasure": {".VVVV": "id state requestedAt finishedAt receipt"},
+}
 # The fields of what is answered to what is sent, where all of it is taken and none of it is.
 PAYLOADS = {
     "TrackEventsPayload": {"VVVVV": "accepted rejected receivedAt userErrors"},
@@ -189,7 +204,7 @@ PAYLOADS = {
 def test_every_field_and_every_mutation_has_its_row() -> None:
     told = {
         f"{kind}.{field}"
-        for table in (BELOW_USER, BESIDE_USER, PAYLOADS)
+        for table in (BELOW_USER, BESIDE_USER, PAYLOADS, OF_TASKS)
         for kind, rows in table.items()
         for fields in rows.values()
         for field in fields.split()
@@ -200,7 +215,7 @@ def test_every_field_and_every_mutation_has_its_row() -> None:
         if isinstance(kind, GraphQLObjectType) and not kind.name.startswith("__")
         for field in kind.fields
     }
-    assert there == told | ROOTS.keys() | MUTATIONS.keys()
+    assert there == told | ROOTS.keys() | MUTATIONS.keys() | TASKS.keys()
 
 
 def everything_of(kind: GraphQLNamedType) -> str:

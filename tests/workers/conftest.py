@@ -20,6 +20,6 @@ async def idle(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 async def storing(idle: Platform) -> AsyncIterator[Storing]:
     """The database of that installation, as a worker reaches it."""
-    engine = connect(idle.logins.worker, pool_size=12)
+    engine = connect(idle.logins.worker, pool_size=12, secret=idle.settings.erasure_key)
     yield Storing(engine, idle.superuser)
     await engine.dispose()

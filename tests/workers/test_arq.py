@@ -193,7 +193,12 @@ async def test_a_worker_whose_valkey_stands_still_ends_and_nothing_is_lost_or_do
 async def own_worker(api: Platform, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
     """A worker in this process, which a signal ends, and which waits for its jobs but shortly then."""
     monkeypatch.setattr("workers.main.SECONDS_TO_FINISH", 0.5)
-    worker = create_worker(api.logins.worker, api.settings.redis_url or "", anonymize_after_days=DAYS)
+    worker = create_worker(
+        api.logins.worker,
+        api.settings.redis_url or "",
+        anonymize_after_days=DAYS,
+        erasure_key=api.settings.erasure_key,
+    )
     yield worker
     for each in (signal.SIGTERM, signal.SIGINT):
         worker.loop.remove_signal_handler(each)

@@ -1,0 +1,535 @@
+"""Erasing somebody: forbidden at once, deleted in parts, looked for everywhere, and told in a receipt."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import msgspec
+import orjson
+from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    union,
+    update,
+)
+from sqlalchemy import Text as SqlText
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from models.analytics import mark_days
+from models.base import secret_of, unnest
+from models.contribution import DailyContribution
+from models.erasure import Erasure, TaskState
+from models.error import ErrorEvent, ErrorGroup
+from models.event import UserActivityEvent
+from models.export import DataExport
+from models.horizon import horizon
+from models.ledger import Counts, SetAsideEvent, add_counts
+from models.person import KEPT, NAMING, Kept, without
+from models.receipt import signed
+from models.rollup import lock_number
+from models.storing import outlast_storing
+from models.taxonomy import EVENT_TYPES, event_type
+from models.tombstone import digest, set_tombstone
+from models.user import User
+from workers.queue import decode_batch, decode_event, encode_event
+
+ROWS_AT_ONCE = 2000
+JOBS_AT_ONCE = 200
+MOST_ROUNDS = 3
+NEXT_RETENTION = time(3, tzinfo=UTC)
+PARTITIONED_BY = {
+    "user_activity_events": "occurred_at",
+    "error_events": "occurred_at",
+    "user_sessions": "started_at",
+    "daily_contributions": "day",
+}
+LOCK_TIMEOUT = func.set_config("lock_timeout", "5s", True)
+
+LOCK_NOT_AVAILABLE = "55P03"
+# The last of them held whom they are about until they were done.
+WITHOUT_WEEKS = (
+    *(kept.table.__tablename__ for kept in KEPT if kept.table.__tablename__ not in PARTITIONED_BY),
+    *("data_export_parts", "set_aside_events", "erasures"),
+)
+
+Deleted = Counter[str]
+"""Rows by table."""
+
+
+async def begin(connection: AsyncConnection, user_id: str, asked_by: bytes, now: datetime) -> UUID | None:
+    """Set the tombstone, in the connection's transaction, and let the account go; what is left is for `advance`.
+
+    Gives the erasure's id, and None where there is no such user. Raises DBAPIError where others hold the user, or
+    store, for longer than seconds.
+    """
+    await connection.execute(select(LOCK_TIMEOUT))
+    wanted = select(User.subject_key).where(User.user_id == user_id)
+    key = await connection.scalar(wanted)
+    if key is None:
+        return None
+    # In this order: whoever derives or assesses is waited for before anybody who stores has to wait.
+    await connection.execute(select(func.pg_advisory_xact_lock(lock_number(literal(str(key))))))
+    if await connection.scalar(wanted.with_for_update()) is None:
+        return None
+    theirs = digest(secret_of(connection), user_id)
+    await set_tombstone(connection, theirs)
+    await _make_exports_anew(connection, _linked(key))
+    deleted = {kept.table.__tablename__: await _number(connection, kept, key) for kept in KEPT if kept.with_account}
+    await connection.execute(delete(User).where(User.subject_key == key))
+    erasure_id = uuid4()
+    await connection.execute(
+        insert(Erasure).values(
+            erasure_id=erasure_id,
+            asked_by=asked_by,
+            tombstone=theirs,
+            state=TaskState.WAITING,
+            requested_at=now,
+            subject_key=key,
+            user_id=user_id,
+            deleted=deleted,
+        )
+    )
+    await outlast_storing(connection)
+    return erasure_id
+
+
+async def _number(connection: AsyncConnection, kept: Kept, key: UUID) -> int:
+    return await connection.scalar(select(func.count()).select_from(kept.table).where(kept.concerns(key))) or 0
+
+
+async def _make_exports_anew(connection: AsyncConnection, subject_keys: ColumnElement[bool]) -> None:
+    """Archives of these people may name whoever is erased."""
+    await connection.execute(update(DataExport).where(subject_keys).values(state=TaskState.WAITING, tries=0))
+
+
+def _linked(key: UUID) -> ColumnElement[bool]:
+    """Whether rows that name both are among what an archive tells."""
+    rows = [select(column).where(kept.concerns(key)) for kept in KEPT if len(kept.whose) > 1 for column in kept.whose]
+    return DataExport.subject_key.in_(union(*rows))
+
+
+async def unfinished(connection: AsyncConnection) -> list[UUID]:
+    """Erasures that are to be gone on with, the oldest first."""
+    under_way = Erasure.finished_at.is_(None), Erasure.state != TaskState.FAILED
+    return list(await connection.scalars(select(Erasure.erasure_id).where(*under_way).order_by(Erasure.requested_at)))
+
+
+async def try_failed_again(connection: AsyncConnection) -> None:
+    """Let erasures that found the person still begin again."""
+    await connection.execute(update(Erasure).where(Erasure.state == TaskState.FAILED).values(state=TaskState.WAITING))
+
+
+async def write_anew(engine: AsyncEngine) -> None:
+    """Write the tables that have no weeks anew, a transaction each, where somebody was erased since that was done last:
+    no file of theirs holds the person then. What others hold locked is tried again until it is free."""
+    async with engine.begin() as connection:
+        since = select(Erasure.erasure_id).where(Erasure.finished_at.is_not(None), Erasure.written_anew_at.is_(None))
+        erasures = list(await connection.scalars(since))
+    for table in WITHOUT_WEEKS if erasures else ():
+        await _write_patiently(engine, table)
+    async with engine.begin() as connection:
+        these = Erasure.erasure_id.in_(erasures)
+        await connection.execute(update(Erasure).where(these).values(written_anew_at=datetime.now(UTC)))
+
+
+async def _write_patiently(engine: AsyncEngine, table: str) -> None:
+    while True:
+        try:
+            async with engine.begin() as connection:
+                await connection.execute(select(func.write_anew(table)))
+            return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+        await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311 - so that two do not wait in step
+
+
+class Progress(NamedTuple):
+    """How far an erasure is: steps done, of how many; `waits` says that only time helps, or another process."""
+
+    done: int
+    steps: int
+    waits: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done >= self.steps
+
+
+async def advance(
+    connection: AsyncConnection, queue: ArqRedis, erasure_id: UUID, now: datetime, *, anonymize_after_days: int
+) -> Progress:
+    """Do the next part of an erasure in the connection's transaction. To break off at any point and go on is safe."""
+    if not await connection.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(str(erasure_id), 0)))):
+        return Progress(0, 1, waits=True)
+    row = (await connection.execute(select(Erasure.__table__).where(Erasure.erasure_id == erasure_id))).one()
+    if row.finished_at:
+        return Progress(1, 1)
+    work = Work(connection, queue, row.subject_key, row.user_id)
+    steps = await _steps(work)
+    left = [name for name in steps if name not in row.steps]
+    if left:
+        done = await steps[left[0]]()
+        await _note(work, row, left[0] if done else None)
+        return Progress(len(steps) - len(left) + bool(done), len(steps) + 1, waits=not done and work.waits)
+    if _named(row.found) and row.rounds < MOST_ROUNDS:
+        again = {"steps": [], "found": {}, "rounds": row.rounds + 1}
+        await connection.execute(update(Erasure).where(Erasure.erasure_id == erasure_id).values(again))
+        return Progress(0, len(steps) + 1)
+    await _finish(work, row, now, anonymize_after_days)
+    return Progress(1, 1)
+
+
+async def erase(
+    engine: AsyncEngine, queue: ArqRedis, erasure_id: UUID, *, anonymize_after_days: int
+) -> AsyncGenerator[Progress, None]:
+    """All parts of an erasure that can be done now, each in a transaction; gives how far it is after each."""
+    while True:
+        async with engine.begin() as connection:
+            progress = await advance(
+                connection, queue, erasure_id, datetime.now(UTC), anonymize_after_days=anonymize_after_days
+            )
+        yield progress
+        if progress.is_finished or progress.waits:
+            return
+
+
+class Work:
+    """One part of an erasure: what it works on, and what it did."""
+
+    def __init__(self, connection: AsyncConnection, queue: ArqRedis, subject_key: UUID, user_id: str) -> None:
+        self.connection, self.queue, self.subject_key, self.user_id = connection, queue, subject_key, user_id
+        self.deleted: Deleted = Counter()
+        self.found: dict[str, int] = {}
+        self.waits = False
+
+
+Step = Callable[[], Awaitable[bool]]
+"""Does so much; says whether nothing of it is left."""
+
+
+async def _steps(work: Work) -> dict[str, Step]:
+    """All parts by name, in their order."""
+    weeks = await _weeks(work.connection)
+    return {
+        **{
+            f"delete {kept.table.__tablename__}": partial(_delete, work, kept) for kept in KEPT if not kept.with_account
+        },
+        "queue": partial(_drained, work),
+        "set aside": partial(_drop_set_aside, work),
+        **{f"unname {week}": partial(_unname, work, week) for week in weeks[UserActivityEvent.__tablename__]},
+        **{
+            f"look {table} {week}": partial(_look, work, table, columns, week)
+            for table, columns in (await _columns(work.connection)).items()
+            for week in weeks.get(table, [None])
+        },
+    }
+
+
+async def _note(work: Work, row: Any, done: str | None) -> None:
+    """Keep what this part did, in its own transaction: whatever breaks off afterwards, it is counted once."""
+    await work.connection.execute(
+        update(Erasure)
+        .where(Erasure.erasure_id == row.erasure_id)
+        .values(
+            state=TaskState.RUNNING,
+            steps=[*row.steps, done] if done else row.steps,
+            deleted=_sum(row.deleted, work.deleted),
+            found=_sum(row.found, work.found),
+        )
+    )
+
+
+def _sum(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    return {name: before.get(name, 0) + now.get(name, 0) for name in (*before, *now)}
+
+
+async def _drained(work: Work) -> bool:
+    """Whether no batch in the queue holds an event of theirs: whoever stores it withdraws it."""
+    cursor = -1
+    work.waits = True
+    needle = msgspec.msgpack.encode(work.user_id)
+    while cursor:
+        cursor, names = await work.queue.scan(max(cursor, 0), match=f"{job_key_prefix}*", count=JOBS_AT_ONCE)
+        for job in await work.queue.mget(names) if names else ():
+            if job and needle in job and _holds(job, work.user_id):
+                return False
+    return True
+
+
+def _holds(job: bytes, user_id: str) -> bool:
+    try:
+        arguments = msgspec.msgpack.decode(job).get("a", ())
+        return any(event.user_id == user_id for batch in arguments for event in decode_batch(batch))
+    except (msgspec.MsgspecError, AttributeError, TypeError):
+        return False
+
+
+async def _delete(work: Work, kept: Kept) -> bool:
+    """Delete some of their rows, and let what follows from them for others be derived again."""
+    name = kept.table.__tablename__
+    await work.connection.execute(select(func.pg_advisory_xact_lock(lock_number(literal(str(work.subject_key))))))
+    key = kept.table.__mapper__.primary_key
+    some = select(*key).where(kept.whose[0] == work.subject_key).limit(ROWS_AT_ONCE).subquery("some")
+    gone = await work.connection.execute(
+        delete(kept.table)
+        .where(*(column == some.c[column.name] for column in key))
+        .returning(*kept.table.__table__.columns)
+    )
+    rows = gone.all()
+    work.deleted[name] += len(rows)
+    if kept.table is DailyContribution:
+        await mark_days(work.connection, {row.day for row in rows})
+    if kept.table is ErrorEvent:
+        await _narrow_groups(work.connection, {row.group_id for row in rows})
+    await _ask_to_rewrite(work.connection, name, rows)
+    return len(rows) < ROWS_AT_ONCE
+
+
+async def _narrow_groups(connection: AsyncConnection, group_ids: set[UUID]) -> None:
+    """When these groups were first and last seen follows from the errors that are left; one without any goes."""
+    left = select(ErrorEvent.group_id).where(ErrorEvent.group_id == ErrorGroup.group_id)
+    seen = (
+        select(
+            ErrorEvent.group_id,
+            func.min(ErrorEvent.occurred_at).label("first_at"),
+            func.max(ErrorEvent.occurred_at).label("last_at"),
+        )
+        .where(ErrorEvent.group_id.in_(group_ids))
+        .group_by(ErrorEvent.group_id)
+        .subquery()
+    )
+    await connection.execute(
+        update(ErrorGroup)
+        .where(ErrorGroup.group_id == seen.c.group_id)
+        .values(first_seen_at=seen.c.first_at, last_seen_at=seen.c.last_at)
+    )
+    await connection.execute(delete(ErrorGroup).where(ErrorGroup.group_id.in_(group_ids), ~exists(left)))
+
+
+async def _ask_to_rewrite(connection: AsyncConnection, table: str, rows: Sequence[Any]) -> None:
+    """Let the next retention run write those weeks of the table anew, so that no file keeps what was deleted."""
+    column = PARTITIONED_BY.get(table)
+    weeks = {_monday(getattr(row, column)) for row in rows} if column else set()
+    for week in sorted(weeks):
+        await connection.execute(ASK_TO_REWRITE, {"parent": table, "week": week})
+
+
+ASK_TO_REWRITE = text(
+    "INSERT INTO partition_rewrites SELECT :parent, :week"
+    " WHERE NOT EXISTS (SELECT FROM partition_rewrites WHERE parent = :parent AND week = :week)"
+)
+
+
+def _monday(at: datetime | date) -> date:
+    day = at.astimezone(UTC).date() if isinstance(at, datetime) else at
+    return day - timedelta(days=day.weekday())
+
+
+async def _drop_set_aside(work: Work) -> bool:
+    """Withdraw what is set aside of theirs; of what is of others, take their id out."""
+    quoted = orjson.dumps(work.user_id)
+    packed = msgspec.msgpack.encode(work.user_id)
+    holds = or_(*(func.position(literal(needle).op("IN")(SetAsideEvent.event)) > 0 for needle in (packed, quoted)))
+    rows = await work.connection.execute(
+        select(SetAsideEvent.set_aside_id, SetAsideEvent.event).where(holds).order_by(SetAsideEvent.set_aside_id)
+    )
+    theirs = []
+    for row in rows.all():
+        event = decode_event(row.event)
+        if event.user_id == work.user_id:
+            theirs.append(row.set_aside_id)
+        elif (payload := without([work.user_id], event.kind, event.payload)) != event.payload:
+            cleaned = msgspec.structs.replace(event, data=orjson.dumps(payload).decode())
+            await work.connection.execute(
+                update(SetAsideEvent)
+                .where(SetAsideEvent.set_aside_id == row.set_aside_id)
+                .values(event=encode_event(cleaned))
+            )
+            work.deleted["names in set_aside_events"] += 1
+    if theirs:
+        await work.connection.execute(delete(SetAsideEvent).where(SetAsideEvent.set_aside_id.in_(theirs)))
+        await add_counts(work.connection, Counts(withdrawn=len(theirs)))
+        work.deleted[SetAsideEvent.__tablename__] += len(theirs)
+    return True
+
+
+def _naming(user_id: str) -> Any:
+    """Whether an event of somebody else names them, where it can be told from any other text."""
+    event = UserActivityEvent
+    marked = (
+        and_(event.event_type.in_(types), event.event_data.contains({field: user_id}))
+        for field, types in NAMING.items()
+    )
+    anywhere = func.strpos(cast(event.event_data, SqlText), orjson.dumps(user_id).decode()) > 0
+    return or_(*marked, and_(event.event_type.not_in(EVENT_TYPES), anywhere))
+
+
+async def _unname(work: Work, week: date) -> bool:
+    """Take their id out of what others did in that week."""
+    event = UserActivityEvent
+    key = (event.subject_key, event.occurred_at, event.event_id)
+    wanted = select(*key, event.event_type, event.event_data).where(
+        event.occurred_at >= _start(week), event.occurred_at < _start(week) + timedelta(days=7), _naming(work.user_id)
+    )
+    rows = (await work.connection.execute(wanted.limit(ROWS_AT_ONCE))).all()
+    if not rows:
+        return True
+    cleaned = unnest(
+        [*key, event.event_data],
+        [
+            (
+                row.subject_key,
+                row.occurred_at,
+                row.event_id,
+                without([work.user_id], event_type(row.event_type), row.event_data),
+            )
+            for row in rows
+        ],
+    )
+    await work.connection.execute(
+        update(event)
+        .where(*(column == cleaned.c[column.key] for column in key))
+        .values(event_data=cleaned.c.event_data)
+    )
+    await _make_exports_anew(work.connection, DataExport.subject_key.in_({row.subject_key for row in rows}))
+    await _ask_to_rewrite(work.connection, event.__tablename__, rows)
+    work.deleted["names in user_activity_events"] += len(rows)
+    return len(rows) < ROWS_AT_ONCE
+
+
+async def _weeks(connection: AsyncConnection) -> dict[str, list[Any]]:
+    """Of each partitioned table the Mondays of its partitions."""
+    weeks: dict[str, list[Any]] = {}
+    for parent, week in await connection.execute(WEEKS):
+        weeks.setdefault(parent, []).append(week)
+    return weeks
+
+
+WEEKS = text(
+    "SELECT inhparent::regclass::text, to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') FROM pg_inherits"
+    " JOIN pg_class ON pg_class.oid = inhparent AND relkind = 'p' ORDER BY 1, 2"
+)
+COLUMNS = text(
+    "SELECT relname::text, attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+    " JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace"
+    " AND relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped"
+    " AND format_type(atttypid, atttypmod) IN ('text', 'text[]', 'uuid', 'uuid[]', 'jsonb')"
+    # This one holds them until it is finished; the other is Alembic's.
+    " AND relname NOT IN ('erasures', 'alembic_version') ORDER BY 1, 2"
+)
+IS_THERE = {
+    "text": "{column} = :user_id",
+    "text[]": ":user_id = ANY ({column})",
+    "uuid": "{column} = :subject_key",
+    "uuid[]": ":subject_key = ANY ({column})",
+    "jsonb": "strpos({column}::text, :quoted) > 0",
+}
+SAME_TEXT = "same text "
+
+
+async def _columns(connection: AsyncConnection) -> dict[str, dict[str, str]]:
+    """The columns of every table that could hold an id, with their types."""
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, kind in await connection.execute(COLUMNS):
+        columns.setdefault(table, {})[column] = kind
+    return columns
+
+
+async def _look(work: Work, table: str, columns: Mapping[str, str], week: date | None) -> bool:
+    """Count the rows in which an id of theirs stands. A text that names nobody may be the same by chance: a quest's id,
+    say. That is told apart from what names them."""
+    counts = ", ".join(
+        f'count(*) FILTER (WHERE {IS_THERE[kind].format(column=f"{chr(34)}{column}{chr(34)}")}) AS "{column}"'
+        for column, kind in columns.items()
+    )
+    where = "" if week is None else f' WHERE "{PARTITIONED_BY[table]}" >= :since AND "{PARTITIONED_BY[table]}" < :until'
+    # The names are the catalogue's own.
+    statement = text(f'SELECT {counts} FROM "{table}"{where}')  # noqa: S608
+    values: dict[str, Any] = {
+        "user_id": work.user_id,
+        "subject_key": work.subject_key,
+        "quoted": orjson.dumps(work.user_id).decode(),
+    }
+    if week is not None:
+        bounds = (week, week + timedelta(days=7))
+        is_date = table == "daily_contributions"
+        values["since"], values["until"] = bounds if is_date else map(_start, bounds)
+    bound = statement.bindparams(**{name: value for name, value in values.items() if f":{name}" in statement.text})
+    found = dict((await work.connection.execute(bound)).mappings().one())
+    if table == UserActivityEvent.__tablename__ and found["event_data"] and week:
+        naming = select(func.count()).where(
+            UserActivityEvent.occurred_at >= _start(week),
+            UserActivityEvent.occurred_at < _start(week) + timedelta(days=7),
+            _naming(work.user_id),
+        )
+        names = await work.connection.scalar(naming) or 0
+        work.found[f"{table}.event_data"] = names
+        work.found[f"{SAME_TEXT}{table}.event_data"] = found["event_data"] - names
+        del found["event_data"]
+    for column, number in found.items():
+        could_name = columns[column].startswith("uuid") or column == "user_id"
+        work.found[f"{table}.{column}" if could_name or not number else f"{SAME_TEXT}{table}.{column}"] = number
+    return True
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(0), UTC)
+
+
+def _named(found: Mapping[str, int]) -> bool:
+    return any(number for place, number in found.items() if not place.startswith(SAME_TEXT))
+
+
+async def _finish(work: Work, row: Any, now: datetime, anonymize_after_days: int) -> None:
+    """Keep the receipt, and forget whom it is about."""
+    failed = _named(row.found)
+    since = horizon(now, anonymize_after_days).date()
+    next_run = datetime.combine(now.date(), NEXT_RETENTION)
+    receipt = {
+        "erasure": str(row.erasure_id),
+        "person": row.tombstone.hex(),
+        "requestedAt": _written(row.requested_at),
+        "finishedAt": _written(now),
+        "deleted": row.deleted,
+        "lookedFor": ["the user id", "the subject key"],
+        "found": {place: number for place, number in row.found.items() if not place.startswith(SAME_TEXT)},
+        "sameTextElsewhere": {
+            place.removeprefix(SAME_TEXT): number
+            for place, number in row.found.items()
+            if place.startswith(SAME_TEXT) and number
+        },
+        "queue": "no batch in the queue held an event of theirs",
+        "figures": f"the platform's figures of days from {since} on are derived again without them; those of earlier"
+        " days are sums in which nobody can be told apart, and stay",
+        "filesHoldNothingAfter": _written(next_run if next_run > now else next_run + timedelta(days=1)),
+        "complete": not failed,
+    }
+    values: dict[str, Any] = {"receipt": signed(receipt, secret_of(work.connection))}
+    if failed:
+        values |= {"state": TaskState.FAILED, "steps": [], "found": {}, "rounds": 0}
+    else:
+        values |= {"state": TaskState.DONE, "finished_at": now, "subject_key": None, "user_id": None, "steps": []}
+    await work.connection.execute(update(Erasure).where(Erasure.erasure_id == row.erasure_id).values(values))
+
+
+def _written(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
