@@ -11,16 +11,16 @@ LEAST_DAYS = 16
 LONGER_THAN_A_DAY = timedelta(days=2)  # whatever clocks do meanwhile
 
 
-def horizon(now: datetime, anonymize_after_days: int) -> datetime:
-    """Monday 00:00 UTC of the oldest week whose Monday will be less than so many times 24 h old at the next 02:00 UTC.
-
-    A time of exactly 02:00 is not its own next one.
-    """
+def next_run(now: datetime) -> datetime:
+    """The next 02:00 UTC, when what is old is anonymised; a time of exactly 02:00 is not its own next one."""
     now = now.astimezone(UTC)
-    next_run = datetime.combine(now.date(), time(2), UTC)
-    if next_run <= now:
-        next_run += timedelta(days=1)
-    oldest = next_run - timedelta(days=anonymize_after_days)
+    run = datetime.combine(now.date(), time(2), UTC)
+    return run if run > now else run + timedelta(days=1)
+
+
+def horizon(now: datetime, anonymize_after_days: int) -> datetime:
+    """Monday 00:00 UTC of the oldest week whose Monday will be less than so many times 24 h old at the next run."""
+    oldest = next_run(now) - timedelta(days=anonymize_after_days)
     monday = datetime.combine(oldest.date() - timedelta(days=oldest.weekday()), time(0), UTC)
     return monday + timedelta(days=7)
 

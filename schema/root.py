@@ -243,14 +243,14 @@ class Query:
 
     @strawberry.field(description="An archive of everything held about somebody; for who asked for it.")
     async def data_export(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="The export's id.")]
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="As `exportUserData` gave it.")]
     ) -> DataExport | None:
         info.context.require(*ASKERS)
         return DataExport.of(await exports.data_export(info.context, _key_of("DataExport", id)))
 
     @strawberry.field(description="How far an erasure is, and its receipt; for who asked for it, and for admins.")
     async def erasure(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="The erasure's id.")]
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="As `eraseUser` gave it.")]
     ) -> Erasure | None:
         info.context.require_token()
         return Erasure.of(await erasures.erasure(info.context, _key_of("Erasure", id)))

@@ -38,8 +38,8 @@ from models.contribution import DailyContribution
 from models.erasure import Erasure, TaskState
 from models.error import ErrorEvent, ErrorGroup
 from models.event import UserActivityEvent
-from models.export import DataExport
-from models.horizon import horizon
+from models.export import DataExport, DataExportPart
+from models.horizon import horizon, next_run
 from models.ledger import Counts, SetAsideEvent, add_counts
 from models.person import KEPT, NAMING, Kept, without
 from models.receipt import signed
@@ -51,9 +51,9 @@ from models.user import User
 from workers.queue import decode_batch, decode_event, encode_event
 
 ROWS_AT_ONCE = 2000
-JOBS_AT_ONCE = 200
+TO_WRITE_ANEW = timedelta(hours=1)  # after retention begins
+JOBS_AT_ONCE = 20
 MOST_ROUNDS = 3
-NEXT_RETENTION = time(3, tzinfo=UTC)
 PARTITIONED_BY = {
     "user_activity_events": "occurred_at",
     "error_events": "occurred_at",
@@ -115,8 +115,10 @@ async def _number(connection: AsyncConnection, kept: Kept, key: UUID) -> int:
 
 
 async def _make_exports_anew(connection: AsyncConnection, subject_keys: ColumnElement[bool]) -> None:
-    """Archives of these people may name whoever is erased."""
-    await connection.execute(update(DataExport).where(subject_keys).values(state=TaskState.WAITING, tries=0))
+    """Archives of these people may name whoever is erased: whoever is making one of them stops, too."""
+    anew = update(DataExport).where(subject_keys).values(state=TaskState.WAITING, tries=0)
+    export_ids = list(await connection.scalars(anew.returning(DataExport.export_id)))
+    await connection.execute(delete(DataExportPart).where(DataExportPart.export_id.in_(export_ids)))
 
 
 def _linked(key: UUID) -> ColumnElement[bool]:
@@ -503,7 +505,6 @@ async def _finish(work: Work, row: Any, now: datetime, anonymize_after_days: int
     """Keep the receipt, and forget whom it is about."""
     failed = _named(row.found)
     since = horizon(now, anonymize_after_days).date()
-    next_run = datetime.combine(now.date(), NEXT_RETENTION)
     receipt = {
         "erasure": str(row.erasure_id),
         "person": row.tombstone.hex(),
@@ -520,7 +521,7 @@ async def _finish(work: Work, row: Any, now: datetime, anonymize_after_days: int
         "queue": "no batch in the queue held an event of theirs",
         "figures": f"the platform's figures of days from {since} on are derived again without them; those of earlier"
         " days are sums in which nobody can be told apart, and stay",
-        "filesHoldNothingAfter": _written(next_run if next_run > now else next_run + timedelta(days=1)),
+        "filesHoldNothingAfter": _written(next_run(now) + TO_WRITE_ANEW),
         "complete": not failed,
     }
     values: dict[str, Any] = {"receipt": signed(receipt, secret_of(work.connection))}

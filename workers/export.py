@@ -14,8 +14,20 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
-from sqlalchemy import RowMapping, delete, func, insert, literal, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    Text,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.engagement import DailyActivity
@@ -48,6 +60,9 @@ minute may be missing: ask again for those.
 """
 RHYTHM = "what is inferred of how regularly you learn: what a parent sees in place of a score"
 SET_ASIDE = "events of yours that could not be stored yet, as they came"
+
+# Of an archive's row: whoever was erased between two looks at it has changed it.
+VERSION: ColumnElement[str] = cast(literal_column("data_exports.xmin"), Text)
 
 Row = dict[str, Any]
 Visible = Collection[str] | None
@@ -230,17 +245,17 @@ async def make_next(engine: AsyncEngine, now: datetime) -> bool:
     async with engine.connect() as reading:
         await reading.execution_options(isolation_level="REPEATABLE READ")
         waiting = (
-            select(DataExport.export_id)
+            select(DataExport.export_id, VERSION.label("version"))
             .where(DataExport.state.in_((TaskState.WAITING, TaskState.RUNNING)))
             .order_by(DataExport.requested_at)
             .offset(0)
             .subquery()
         )
         lock = func.pg_try_advisory_xact_lock(func.hashtextextended(func.concat("export ", waiting.c.export_id), 0))
-        export_id = await reading.scalar(select(waiting.c.export_id).where(lock).limit(1))
-        if export_id is None:
+        found = (await reading.execute(select(waiting).where(lock).limit(1))).first()
+        if found is None:
             return False
-        wanted = await _begin(engine, export_id)
+        wanted = await _begin(engine, *found)
         if wanted is None:
             return True
         try:
@@ -250,39 +265,45 @@ async def make_next(engine: AsyncEngine, now: datetime) -> bool:
                 await _keep(engine, reading, wanted, file)
         except TooLargeError:
             logger.warning("an export would have more than %d bytes, and failed", MOST_BYTES)
-            await _fail(engine, export_id)
-        except (IntegrityError, LookupError):
-            logger.info("an export was given up: whoever it tells of was erased meanwhile")
+            async with engine.begin() as connection:
+                this = DataExport.export_id == wanted.export_id
+                await connection.execute(update(DataExport).where(this).values(state=TaskState.FAILED))
         return True
 
 
-async def _begin(engine: AsyncEngine, export_id: UUID) -> Any:
-    """Note the try; gives the export with who asked, and None where it is gone, done, or was tried too often."""
+async def _begin(engine: AsyncEngine, export_id: UUID, version: str) -> Any:
+    """Note the try; gives the export with who asked, and None where it is no more as it was, or was tried too often."""
     async with engine.begin() as connection:
         wanted = select(DataExport.__table__, User.user_id.label("asker_id")).join(
             User, User.subject_key == DataExport.asked_by_key
         )
+        this = DataExport.export_id == export_id
         row = (
-            await connection.execute(wanted.where(DataExport.export_id == export_id).with_for_update(of=DataExport))
+            await connection.execute(
+                wanted.where(this, VERSION.is_not_distinct_from(version)).with_for_update(of=DataExport)
+            )
         ).first()
-        if row is None or row.state not in (TaskState.WAITING, TaskState.RUNNING):
+        if row is None:
             return None
         is_last = row.tries >= MOST_TRIES
         state = TaskState.FAILED if is_last else TaskState.RUNNING
-        this = DataExport.export_id == export_id
         await connection.execute(update(DataExport).where(this).values(state=state, tries=row.tries + 1))
         await connection.execute(delete(DataExportPart).where(DataExportPart.export_id == export_id))
         return None if is_last else row
 
 
 async def _keep(engine: AsyncEngine, reading: AsyncConnection, wanted: Any, file: IO[bytes]) -> None:
-    """Put the archive into the database, some bytes a transaction, and offer it. Raises IntegrityError where the
-    person was erased meanwhile."""
+    """Put the archive into the database, some bytes a transaction, and offer it; nothing more of it once somebody was
+    erased whom it tells of or may name."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     number = 0
+    this = DataExport.export_id == wanted.export_id
+    still = select(DataExport.export_id).where(this, DataExport.state == TaskState.RUNNING)
     while content := file.read(PART_BYTES):
         async with engine.begin() as connection:
+            if await connection.scalar(still.with_for_update(key_share=True)) is None:
+                return
             await connection.execute(
                 insert(DataExportPart).values(
                     subject_key=wanted.subject_key, export_id=wanted.export_id, number=number, content=content
@@ -293,15 +314,9 @@ async def _keep(engine: AsyncEngine, reading: AsyncConnection, wanted: Any, file
     async with engine.begin() as connection:
         await connection.execute(
             update(DataExport)
-            .where(DataExport.export_id == wanted.export_id, DataExport.state == TaskState.RUNNING)
+            .where(this, DataExport.state == TaskState.RUNNING)
             .values(state=TaskState.DONE, size=size, expires_at=datetime.now(UTC) + OFFERED_FOR)
         )
-
-
-async def _fail(engine: AsyncEngine, export_id: UUID) -> None:
-    async with engine.begin() as connection:
-        this = DataExport.export_id == export_id
-        await connection.execute(update(DataExport).where(this).values(state=TaskState.FAILED))
 
 
 async def forget_expired(connection: AsyncConnection, now: datetime) -> None:

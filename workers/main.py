@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 from arq import Retry, cron, func
@@ -46,6 +47,8 @@ LONGEST_PAUSE = 15
 NO_LAST_TRY = 2**31
 JOBS_AT_ONCE = 24
 BATCHES_BEHIND = 200  # as many waiting mean that storing needs the time that figures would take
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def create_worker(
@@ -128,7 +131,6 @@ def create_worker(
             "consent_rule": consent_rule,
             "rounds": Rounds(),
             "assessing": Rounds(subjects_at_once=PEOPLE_AT_ONCE),
-            "erasing": Rounds(),
             "beside": {},
         },
         on_startup=_begin,
@@ -313,60 +315,50 @@ async def refresh_all(ctx: dict[str, Any]) -> None:
 
 
 async def erase_all(ctx: dict[str, Any]) -> None:
-    """Go on with the erasures that are not done, for some seconds; each begins where it was broken off."""
-    rounds: Rounds = ctx["erasing"]
-    if rounds.turn.locked():
-        return
-    async with rounds.turn:
-        try:
-            async with asyncio.timeout(SECONDS_OF_OURS):
-                async with _engine(ctx).connect() as connection:
-                    left = await unfinished(connection)
-                for erasure_id in left:
-                    async for _ in erase(
-                        _engine(ctx), ctx["redis"], erasure_id, anonymize_after_days=ctx["anonymize_after_days"]
-                    ):
-                        pass
-        except TimeoutError:
-            pass  # the next round goes on
-        except Exception as error:  # noqa: BLE001 - the next round tries again, whatever it was
-            logger.warning("somebody could not be erased, and is with the next round: %s", _kind(error))
-            await _tell(ctx, "somebody could not be erased", error)
+    """See that somebody goes on with the erasures that are not done, each from where it was broken off."""
+
+    async def erase_one(erasure_id: UUID) -> None:
+        async for _ in erase(_engine(ctx), ctx["redis"], erasure_id, anonymize_after_days=ctx["anonymize_after_days"]):
+            pass
+
+    async def go_on() -> None:
+        async with _engine(ctx).connect() as connection:
+            left = await unfinished(connection)
+        for erasure_id in left:
+            await _or_again(ctx, "somebody could not be erased", partial(erase_one, erasure_id))
+
+    _beside(ctx, "somebody could not be erased", go_on)
 
 
 async def make_exports(ctx: dict[str, Any]) -> None:
-    """See that somebody makes the archives that are asked for, beside the jobs: one may take minutes, and for as long
-    as arq gives any job, a dead worker's batches would wait."""
-    _beside(ctx, "exporting", _make_all_exports)
+    """See that somebody makes the archives that are asked for."""
 
-
-async def _make_all_exports(ctx: dict[str, Any]) -> None:
-    try:
+    async def make_all() -> None:
         while await make_next(_engine(ctx), datetime.now(UTC)):
             pass
-    except Exception as error:  # noqa: BLE001 - the next second tries again, whatever it was
-        logger.warning("an export could not be made, and is tried again: %s", _kind(error))
-        await _tell(ctx, "an export could not be made", error)
+
+    _beside(ctx, "an export could not be made", make_all)
 
 
 async def write_tables_anew(ctx: dict[str, Any]) -> None:
-    """See that no file of a table keeps who was erased, at night and beside the jobs."""
-    _beside(ctx, "writing anew", _write_all_anew)
+    """See that no file of a table keeps who was erased."""
+    _beside(ctx, "tables could not be written anew", partial(write_anew, _engine(ctx)))
 
 
-async def _write_all_anew(ctx: dict[str, Any]) -> None:
-    try:
-        await write_anew(_engine(ctx))
-    except Exception as error:  # noqa: BLE001 - the next minute tries again, whatever it was
-        logger.warning("tables could not be written anew: %s", _kind(error))
-        await _tell(ctx, "tables could not be written anew", error)
-
-
-def _beside(ctx: dict[str, Any], name: str, work: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> None:
-    """Do the work in a task of its own, unless it is being done."""
-    task: asyncio.Task[None] | None = ctx["beside"].get(name)
+def _beside(ctx: dict[str, Any], failure: str, work: Work) -> None:
+    """Do the work in a task of its own, unless it is being done: it may take minutes, and for as long as arq gives any
+    job, a dead worker's batches would wait."""
+    task: asyncio.Task[None] | None = ctx["beside"].get(failure)
     if task is None or task.done():
-        ctx["beside"][name] = asyncio.create_task(work(ctx), name=name)
+        ctx["beside"][failure] = asyncio.create_task(_or_again(ctx, failure, work))
+
+
+async def _or_again(ctx: dict[str, Any], failure: str, work: Work) -> None:
+    try:
+        await work()
+    except Exception as error:  # noqa: BLE001 - the next time tries again, whatever it was
+        logger.warning("%s, and is tried again: %s", failure, _kind(error))
+        await _tell(ctx, failure, error)
 
 
 async def tidy(ctx: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ MORE_FOR_WORKER = {
     "error_groups": "DELETE",
     "set_aside_events": "UPDATE",
 }
-# Deleted rows stay in a table's files until they are written over. Whoever waits for a lock makes all others wait.
+# Deleted rows stay in a table's files until they are written over, and their values in the planner's statistics.
+# Whoever waits for a lock makes all others wait.
 WRITE_ANEW = """
 CREATE FUNCTION write_anew(which text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '200ms' AS $$
@@ -80,6 +81,7 @@ BEGIN
     WHERE indrelid = to_regclass(which) AND indpred IS NULL
     ORDER BY indisprimary DESC, indexrelid LIMIT 1;
     EXECUTE format('CLUSTER %I USING %I', which, (SELECT relname FROM pg_class WHERE oid = by_index));
+    EXECUTE format('ANALYZE %I', which);
 END $$
 """
 
@@ -98,6 +100,7 @@ def upgrade() -> None:
     _allow(intake, "SELECT, INSERT, UPDATE, DELETE", "tombstones")
     _allow(intake, f"SELECT ({ASKED}), INSERT", "erasures")
     _allow(intake, "SELECT, INSERT, UPDATE, DELETE", "data_exports")
+    _allow(intake, "SELECT (export_id), DELETE", "data_export_parts")
     for login, rows in {viewer: f"subject_key = ANY {SUBJECTS}", admin: "true"}.items():
         _allow(login, "SELECT", "data_exports", "data_export_parts", rows=rows)
     for table, privileges in MORE_FOR_WORKER.items():
