@@ -16,6 +16,7 @@ from models.event import UserActivityEvent
 from models.export import DataExport
 from models.guardianship import Guardianship
 from models.journey import LearningJourneyEvent
+from models.retention import SealedSession
 from models.risk import AssessmentDue, RiskAssessment
 from models.rollup import DirtySpan
 from models.session import UserSession
@@ -97,6 +98,11 @@ KEPT = (
         DailyContribution,
         "contributions",
         "what your days in UTC add to the platform's numbers; pages, quests and badges stand there as numbers",
+    ),
+    _kept(
+        SealedSession,
+        "sealed_sessions",
+        "when visits ended that began in the last week of which nothing tells any more that it was you: for a week",
     ),
     _kept(DirtySpan, "to_derive", "spans of time of which the figures above are about to be derived again"),
 )

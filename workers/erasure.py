@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from models.horizon import horizon, next_run
 from models.ledger import Counts, SetAsideEvent, add_counts
 from models.person import KEPT, NAMING, Kept, without
 from models.receipt import signed
+from models.retention import mark_rewrite
 from models.rollup import lock_number
 from models.storing import outlast_storing
 from models.taxonomy import EVENT_TYPES, event_type
@@ -60,6 +61,8 @@ PARTITIONED_BY = {
     "user_sessions": "started_at",
     "daily_contributions": "day",
 }
+TOLD_OF: dict[Any, Any] = {DailyContribution: DailyContribution.day, ErrorEvent: ErrorEvent.group_id}
+"""Of deleted rows what something else follows from."""
 LOCK_TIMEOUT = func.set_config("lock_timeout", "5s", True)
 
 LOCK_NOT_AVAILABLE = "55P03"
@@ -138,25 +141,25 @@ async def try_failed_again(connection: AsyncConnection) -> None:
     await connection.execute(update(Erasure).where(Erasure.state == TaskState.FAILED).values(state=TaskState.WAITING))
 
 
-async def write_anew(engine: AsyncEngine) -> None:
+async def write_anew(connection: AsyncConnection) -> AsyncGenerator[tuple[str, int], None]:
     """Write the tables that have no weeks anew, a transaction each, where somebody was erased since that was done last:
-    no file of theirs holds the person then. What others hold locked is tried again until it is free."""
-    async with engine.begin() as connection:
+    no file of theirs holds the person then. Gives each table with its rows."""
+    async with connection.begin():
         since = select(Erasure.erasure_id).where(Erasure.finished_at.is_not(None), Erasure.written_anew_at.is_(None))
         erasures = list(await connection.scalars(since))
     for table in WITHOUT_WEEKS if erasures else ():
-        await _write_patiently(engine, table)
-    async with engine.begin() as connection:
+        yield table, await _write_patiently(connection, table)
+    async with connection.begin():
         these = Erasure.erasure_id.in_(erasures)
         await connection.execute(update(Erasure).where(these).values(written_anew_at=datetime.now(UTC)))
 
 
-async def _write_patiently(engine: AsyncEngine, table: str) -> None:
+async def _write_patiently(connection: AsyncConnection, table: str) -> int:
+    """What others hold locked is tried again until it is free."""
     while True:
         try:
-            async with engine.begin() as connection:
-                await connection.execute(select(func.write_anew(table)))
-            return
+            async with connection.begin():
+                return await connection.scalar(select(func.write_anew(table))) or 0
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
@@ -286,24 +289,20 @@ def _holds(job: bytes, user_id: str) -> bool:
 
 
 async def _delete(work: Work, kept: Kept) -> bool:
-    """Delete some of their rows, and let what follows from them for others be derived again."""
-    name = kept.table.__tablename__
+    """Delete their rows, and let what follows from them for others be derived again."""
+    name, theirs = kept.table.__tablename__, kept.whose[0] == work.subject_key
     await work.connection.execute(select(func.pg_advisory_xact_lock(lock_number(literal(str(work.subject_key))))))
-    key = kept.table.__mapper__.primary_key
-    some = select(*key).where(kept.whose[0] == work.subject_key).limit(ROWS_AT_ONCE).subquery("some")
-    gone = await work.connection.execute(
-        delete(kept.table)
-        .where(*(column == some.c[column.name] for column in key))
-        .returning(*kept.table.__table__.columns)
-    )
-    rows = gone.all()
-    work.deleted[name] += len(rows)
+    if column := PARTITIONED_BY.get(name):
+        weeks = select(func.date_trunc("week", kept.table.__table__.c[column])).where(theirs).distinct()
+        await mark_rewrite(work.connection, kept.table, await work.connection.scalars(weeks))
+    told = TOLD_OF.get(kept.table, literal(1))
+    gone = (await work.connection.scalars(delete(kept.table).where(theirs).returning(told))).all()
+    work.deleted[name] += len(gone)
     if kept.table is DailyContribution:
-        await mark_days(work.connection, {row.day for row in rows})
+        await mark_days(work.connection, set(gone))
     if kept.table is ErrorEvent:
-        await _narrow_groups(work.connection, {row.group_id for row in rows})
-    await _ask_to_rewrite(work.connection, name, rows)
-    return len(rows) < ROWS_AT_ONCE
+        await _narrow_groups(work.connection, set(gone))
+    return True
 
 
 async def _narrow_groups(connection: AsyncConnection, group_ids: set[UUID]) -> None:
@@ -325,25 +324,6 @@ async def _narrow_groups(connection: AsyncConnection, group_ids: set[UUID]) -> N
         .values(first_seen_at=seen.c.first_at, last_seen_at=seen.c.last_at)
     )
     await connection.execute(delete(ErrorGroup).where(ErrorGroup.group_id.in_(group_ids), ~exists(left)))
-
-
-async def _ask_to_rewrite(connection: AsyncConnection, table: str, rows: Sequence[Any]) -> None:
-    """Let the next retention run write those weeks of the table anew, so that no file keeps what was deleted."""
-    column = PARTITIONED_BY.get(table)
-    weeks = {_monday(getattr(row, column)) for row in rows} if column else set()
-    for week in sorted(weeks):
-        await connection.execute(ASK_TO_REWRITE, {"parent": table, "week": week})
-
-
-ASK_TO_REWRITE = text(
-    "INSERT INTO partition_rewrites SELECT :parent, :week"
-    " WHERE NOT EXISTS (SELECT FROM partition_rewrites WHERE parent = :parent AND week = :week)"
-)
-
-
-def _monday(at: datetime | date) -> date:
-    day = at.astimezone(UTC).date() if isinstance(at, datetime) else at
-    return day - timedelta(days=day.weekday())
 
 
 async def _drop_set_aside(work: Work) -> bool:
@@ -395,6 +375,7 @@ async def _unname(work: Work, week: date) -> bool:
     rows = (await work.connection.execute(wanted.limit(ROWS_AT_ONCE))).all()
     if not rows:
         return True
+    await mark_rewrite(work.connection, event, [_start(week)])
     cleaned = unnest(
         [*key, event.event_data],
         [
@@ -413,7 +394,6 @@ async def _unname(work: Work, week: date) -> bool:
         .values(event_data=cleaned.c.event_data)
     )
     await _make_exports_anew(work.connection, DataExport.subject_key.in_({row.subject_key for row in rows}))
-    await _ask_to_rewrite(work.connection, event.__tablename__, rows)
     work.deleted["names in user_activity_events"] += len(rows)
     return len(rows) < ROWS_AT_ONCE
 

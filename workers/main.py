@@ -24,7 +24,7 @@ from models.permission import USUAL, ConsentRule
 from models.retention import Policy
 from workers.analytics import refresh
 from workers.batch import SECONDS_OF_OURS, TRANSACTIONS_AT_ONCE, GroupCommit
-from workers.erasure import erase, try_failed_again, unfinished, write_anew
+from workers.erasure import erase, try_failed_again, unfinished
 from workers.export import forget_expired, make_next
 from workers.ledger import sweep
 from workers.metrics import ROLL_UP_SECONDS, SUBJECTS_DERIVED, timed
@@ -94,15 +94,6 @@ def create_worker(
             cron(sweep_batches, second=0, timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(erase_all, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(make_exports, second=set(range(60)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
-            # After the nightly retention, for half an hour: once it is done there is nothing left to do.
-            cron(
-                write_tables_anew,
-                hour=2,
-                minute=set(range(30, 60)),
-                timeout=SECONDS_OF_ARQ,
-                max_tries=NO_LAST_TRY,
-                keep_result=0,
-            ),
             cron(tidy, minute=set(range(0, 60, 10)), timeout=SECONDS_OF_ARQ, max_tries=NO_LAST_TRY, keep_result=0),
             cron(
                 make_partitions_ahead,
@@ -150,8 +141,8 @@ async def run(worker: Worker) -> None:
             await worker.close()
     finally:
         worker.ctx["is_ending"] = True
-        lasting = [task for name in ("life", "retaining") if (task := worker.ctx.get(name))]
-        left = [*worker.tasks.values(), *worker.job_tasks.values(), *lasting, *worker.ctx["beside"].values()]
+        life = filter(None, [worker.ctx.get("life")])
+        left = [*worker.tasks.values(), *worker.job_tasks.values(), *life, *worker.ctx["beside"].values()]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -340,11 +331,6 @@ async def make_exports(ctx: dict[str, Any]) -> None:
     _beside(ctx, "an export could not be made", make_all)
 
 
-async def write_tables_anew(ctx: dict[str, Any]) -> None:
-    """See that no file of a table keeps who was erased."""
-    _beside(ctx, "tables could not be written anew", partial(write_anew, _engine(ctx)))
-
-
 def _beside(ctx: dict[str, Any], failure: str, work: Work) -> None:
     """Do the work in a task of its own, unless it is being done: it may take minutes, and for as long as arq gives any
     job, a dead worker's batches would wait."""
@@ -403,29 +389,18 @@ async def rebuild_indexes(ctx: dict[str, Any]) -> None:
 
 
 async def retain_daily(ctx: dict[str, Any]) -> None:
-    """Begin the run that is due since 02:00 UTC, where it is. It takes minutes: it goes on beside arq's jobs, and where
-    it breaks off the next minute goes on."""
-    if (retaining := ctx.get("retaining")) and not retaining.done():
-        return
-    try:
-        async with asyncio.timeout(SECONDS_OF_OURS), _engine(ctx).connect() as connection:
-            due = await is_due(connection, datetime.now(UTC))
-    except Exception as error:  # noqa: BLE001 - the next minute asks again, whatever it was
-        logger.warning("whether anything has grown too old is not known, and asked next minute: %s", _kind(error))
-        return
-    if due:
-        ctx["retaining"] = asyncio.create_task(_retain(ctx), name="retaining")
+    """See that somebody does the run that is due since 02:00 UTC, where it is. Broken off, the next minute goes on."""
 
-
-async def _retain(ctx: dict[str, Any]) -> None:
-    try:
+    async def retain_all() -> None:
+        async with _engine(ctx).connect() as connection:
+            if not await is_due(connection, datetime.now(UTC)):
+                return
         run = retain(_engine(ctx), ctx["redis"], datetime.now(UTC), ctx["policy"], wait=False)
         async with contextlib.aclosing(run):
             async for done in run:
                 logger.info("too old: %s of %s", done.step, done.part or done.table, extra={"rows": done.rows})
-    except Exception as error:  # noqa: BLE001 - the next minute goes on, whatever it was
-        logger.warning("what has grown too old is still there, and goes on next minute: %s", _kind(error))
-        await _tell(ctx, "what has grown too old is still there", error)
+
+    _beside(ctx, "what has grown too old is still there", retain_all)
 
 
 async def watch_retention(ctx: dict[str, Any]) -> None:
@@ -482,7 +457,7 @@ def _engine(ctx: dict[str, Any]) -> AsyncEngine:
 
 async def _disconnect(ctx: dict[str, Any]) -> None:
     ctx["is_ending"] = True
-    lasting = [task for name in ("life", "retaining") if (task := ctx.get(name))] + [*ctx["beside"].values()]
+    lasting = [ctx["life"], *ctx["beside"].values()]
     for task in lasting:
         task.cancel()
     await asyncio.gather(*lasting, return_exceptions=True)

@@ -32,6 +32,7 @@ from models.retention import (
     oldest_promised,
     take_step,
 )
+from workers.erasure import write_anew
 from workers.queue import decode_event
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ async def _run(
     await connection.execution_options(isolation_level="READ COMMITTED")
     for table, rows in (await _forget(connection, started_at, as_of, policy)).items():
         yield Done(Step.DELETE, table, rows)
+    async for table, rows in write_anew(connection):
+        yield Done(Step.REWRITE, table, rows)
     await _rewrite_log(queue)
     async with connection.begin():
         await finish_run(connection, started_at, datetime.now(UTC))

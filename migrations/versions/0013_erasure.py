@@ -72,16 +72,19 @@ MORE_FOR_WORKER = {
 # Deleted rows stay in a table's files until they are written over, and their values in the planner's statistics.
 # Whoever waits for a lock makes all others wait.
 WRITE_ANEW = """
-CREATE FUNCTION write_anew(which text) RETURNS void
+CREATE FUNCTION write_anew(which text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     by_index regclass;
+    rows bigint;
 BEGIN
     SELECT indexrelid INTO STRICT by_index FROM pg_index
     WHERE indrelid = to_regclass(which) AND indpred IS NULL
     ORDER BY indisprimary DESC, indexrelid LIMIT 1;
     EXECUTE format('CLUSTER %I USING %I', which, (SELECT relname FROM pg_class WHERE oid = by_index));
     EXECUTE format('ANALYZE %I', which);
+    EXECUTE format('SELECT count(*) FROM %I', which) INTO rows;
+    RETURN rows;
 END $$
 """
 

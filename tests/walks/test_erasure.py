@@ -17,13 +17,14 @@ from sqlalchemy import text
 from models.event import TrackedEvent
 from models.ledger import set_aside
 from models.receipt import is_genuine, public_key, signed
+from models.retention import Policy, Step
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from tests.household import CHILD, PARENT, SIBLING, day_of, move_in
 from tests.platform import SERVICE, Answer, Asker, Platform, new_api, until, working
-from workers.erasure import write_anew
 from workers.event import store
 from workers.queue import decode_event, encode_event
+from workers.retention import retain
 
 ERASE = "mutation ($who: ID!) { eraseUser(input: {userId: $who}) { erasure { id state } userErrors { code } } }"
 ERASURE = "query ($id: ID!) { erasure(id: $id) { state requestedAt finishedAt receipt } }"
@@ -216,36 +217,53 @@ async def test_a_store_that_began_before_is_waited_for(servers: EmbeddedServers,
 
 FILES = """
 SELECT count(*) FROM pg_class, pg_read_binary_file(pg_relation_filepath(oid)) AS content
-WHERE relkind IN ('r', 't') AND NOT relispartition
-AND relnamespace IN ('public'::regnamespace, 'pg_toast'::regnamespace)
+WHERE relkind IN ('r', 't', 'i', 'm') AND relnamespace IN ('public'::regnamespace, 'pg_toast'::regnamespace)
 AND position(CAST(:needle AS bytea) IN content) > 0
+"""
+WITH_ROWS = "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+STATISTICS = """
+SELECT count(*) FROM pg_stats WHERE schemaname = 'public'
+AND concat(most_common_vals::text, histogram_bounds::text, most_common_elems::text) LIKE :needle
 """
 
 
-async def test_no_file_of_a_table_without_weeks_keeps_them(servers: EmbeddedServers, tmp_path: Path) -> None:
+async def test_after_the_next_retention_run_no_file_keeps_them(servers: EmbeddedServers, tmp_path: Path) -> None:
+    """Neither a table's nor an index's, nor what the planner knows of them."""
     async with new_api(servers, tmp_path) as platform:
-        who = f"learner-{uuid4()}"
-        await platform.upsert({"userId": who, "role": "STUDENT"}, {"userId": "friend", "role": "STUDENT"})
+        who, device = f"learner-{uuid4()}", uuid4()
+        await platform.upsert(*({"userId": each, "role": "STUDENT"} for each in (who, "friend")))
+        await platform.consent(who)
+        error = {"javascriptError": {"message": "it broke"}}
+        kinds: list[dict[str, Any]] = [{"questStarted": {"questId": "maps"}}, {"pageView": {}}, error]
+        sent = [event(who, **kind) | {"deviceId": str(device)} for kind in kinds]
         async with working(platform):
-            await platform.track([event(who, questStarted={"questId": "maps"})])
+            taken = await platform.track([*sent, event("friend", profileViewed={"profileId": who}), event("friend")])
+            assert not taken["rejected"], taken
             await platform.settle()
         key = UUID(await key_of(platform, who))
-        held = who.encode(), key.bytes
+        held = [who.encode(), key.bytes, device.bytes, *(UUID(each["eventId"]).bytes for each in sent)]
 
-        async def files() -> list[int]:
-            async with platform.superuser.connect() as connection:
+        async def places() -> list[int]:
+            async with platform.superuser.begin() as connection:
                 await connection.execute(text("CHECKPOINT"))
-                return [await connection.scalar(text(FILES), {"needle": each}) or 0 for each in held]
+                files = [await connection.scalar(text(FILES), {"needle": each}) or 0 for each in held]
+                return [*files, await connection.scalar(text(STATISTICS), {"needle": f"%{who}%"}) or 0]
 
-        assert all(await files())
+        async with platform.superuser.begin() as connection:
+            for (table,) in (await connection.execute(text(WITH_ROWS))).all():
+                await connection.execute(text(f"ANALYZE {table}"))  # as PostgreSQL does by itself
+        assert all(await places())
         async with working(platform):
             await erased(platform, await erase(platform, who))
-        assert any(await files())
-        await write_anew(platform.worker_engine)
-        assert await files() == [0, 0]
+        assert all(await places())
+        policy, queue = Policy(90, 730), platform.api.intake.queue
+        done = [each async for each in retain(platform.worker_engine, queue, datetime.now(UTC), policy, wait=True)]
+        assert {each.step for each in done} == {Step.REWRITE}
+        assert not any(await places())
         async with platform.superuser.connect() as connection:
             assert await connection.scalar(text("SELECT written_anew_at IS NOT NULL FROM erasures"))
             assert await connection.scalar(text("SELECT user_id FROM users")) == "friend"
+            assert await connection.scalar(text("SELECT count(*) FROM user_activity_events")) == 2
 
 
 CHILD_CODE = """

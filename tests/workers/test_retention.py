@@ -110,7 +110,7 @@ async def make_week(idle: Platform, monday: datetime) -> None:
 @pytest.fixture
 async def old(idle: Platform) -> AsyncIterator[Storing]:
     """Its database, in which days of any age are stored and derived."""
-    engine = connect(idle.logins.worker, pool_size=8)
+    engine = connect(idle.logins.worker, pool_size=8, secret=idle.settings.erasure_key)
     yield Storing(engine, idle.superuser)
     await engine.dispose()
 
@@ -753,16 +753,18 @@ async def test_what_is_set_aside_goes_too(idle: Platform, old: Storing) -> None:
 
 
 async def test_the_worker_begins_the_run_of_the_day_once(idle: Platform, old: Storing) -> None:
-    ctx: dict[str, Any] = {"engine": old.engine, "redis": idle.api.intake.queue, "policy": POLICY}
-    await retain_daily(ctx)
-    await ctx.pop("retaining")
-    await retain_daily(ctx)
-    assert "retaining" not in ctx
-    assert await old.rows("SELECT finished_at IS NOT NULL FROM retention_runs") == [(True,)]
+    ctx: dict[str, Any] = {"engine": old.engine, "redis": idle.api.intake.queue, "policy": POLICY, "beside": {}}
+
+    async def look() -> list[Any]:
+        await retain_daily(ctx)
+        await ctx["beside"].popitem()[1]
+        return await old.rows("SELECT finished_at IS NOT NULL FROM retention_runs ORDER BY started_at")
+
+    assert await look() == [(True,)]
+    assert await look() == [(True,)]
     assert not await due_at(old, NOW)
     await old.rows("UPDATE retention_runs SET finished_at = NULL")
-    await retain_daily(ctx)
-    await ctx.pop("retaining")
+    assert await look() == [(False,), (True,)]
     await old.rows("UPDATE retention_runs SET started_at = started_at - interval '1 day'")
     async with old.engine.connect() as connection:
         assert await is_due(connection, datetime.now(UTC))
