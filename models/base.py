@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnClause,
     ColumnElement,
     Date,
     DateTime,
@@ -98,7 +99,9 @@ def _plain(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def unnest(columns: Sequence[InstrumentedAttribute[Any]], rows: Iterable[Sequence[Any]]) -> TableValuedAlias:
+def unnest(
+    columns: Sequence[InstrumentedAttribute[Any] | ColumnClause[Any]], rows: Iterable[Sequence[Any]]
+) -> TableValuedAlias:
     """The rows as a table with columns of these names and types: one bound array a column, however many rows."""
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     arrays = [

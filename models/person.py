@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
+from models.access_log import AccessLogEntry
 from models.base import Base
 from models.consent import Consent
 from models.contribution import DailyContribution
@@ -76,6 +77,14 @@ KEPT = (
         "exports",
         "archives such as this one: whom each tells of (subject_key) and who asked for it, both by user id",
         named=(DataExport.asked_by_key,),
+        with_account=True,
+    ),
+    _kept(
+        AccessLogEntry,
+        "access",
+        "who read whose data, and which fields, in which hour (UTC) and from when on: subject_key is whose data it was,"
+        " viewer_key who read it, both by user id",
+        named=(AccessLogEntry.viewer_key,),
         with_account=True,
     ),
     _kept(User, "account", "your account, as the platform told it, and when you were seen", with_account=True),

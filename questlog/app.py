@@ -37,6 +37,7 @@ from resolvers.request import Request, Rules
 from resolvers.standing import Standings
 from schema.document import Document, RefusedError
 from schema.errors import all_formatted, of_request
+from workers.access_log import AccessLog
 from workers.intake import Intake
 from workers.queue import queue_at
 
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> Starlette:
             consent_rule=settings.consent_rule,
             most_bytes=settings.queue_bytes,
         )
+        api.access_log = AccessLog(api.databases.intake)
         api.rate_limits = RateLimits(
             queue,
             EventsPerMinute(
@@ -90,6 +92,7 @@ def create_app(settings: Settings) -> Starlette:
             yield
         finally:
             await api.intake.close()
+            await api.access_log.close()
             await queue.aclose(close_connection_pool=True)
             await api.databases.dispose()
 
@@ -132,6 +135,7 @@ class Api:
     """GraphQL over HTTP, for whoever the request's token names."""
 
     intake: Intake
+    access_log: AccessLog
     databases: Databases
     rate_limits: RateLimits
     costs: Costs
@@ -192,6 +196,7 @@ class Api:
             self.costs,
             self._rules,
             self.standings,
+            self.access_log,
             user_agent=http.headers.get("user-agent"),
             ip_address=http.client.host if http.client else None,
             device_id=device_of(http),

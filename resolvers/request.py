@@ -18,6 +18,7 @@ from resolvers.errors import ForbiddenError, UnauthenticatedError
 from resolvers.rate_limit import RateLimits
 from resolvers.reader import Databases, Reader
 from resolvers.standing import Standings
+from workers.access_log import AccessLog
 from workers.intake import Intake
 
 Key = TypeVar("Key", bound=Hashable)
@@ -27,6 +28,18 @@ Load = Callable[["Request", Sequence[Key], Question], Awaitable[dict[Key, Answer
 Fields = frozenset[str]
 """Names of fields that are asked for, such as page_views: what only others need is not read."""
 LoadFields = Callable[["Request", Sequence[UUID], Question, Fields], Awaitable[dict[UUID, Answer]]]
+
+
+@dataclass(frozen=True)
+class HandedOut:
+    """An object that tells of a subject: where it stands in the answer, its type, and its fields by the names that
+    they have there."""
+
+    subject_key: UUID
+    path: tuple[str | int, ...]
+    type_name: str
+    fields: dict[str, str]
+
 
 ASKERS = (Role.STUDENT, Role.PARENT, Role.ADMIN)
 
@@ -53,6 +66,7 @@ class Request:
     costs: Costs
     rules: Rules
     standings: Standings
+    access_log: AccessLog
     user_agent: str | None = None
     ip_address: str | None = None
     device_id: UUID | None = None  # the browser's, as its cookie says
@@ -62,6 +76,7 @@ class Request:
     refused: int = field(default=0, init=False)
     is_counted: bool = field(default=False, init=False)  # whether its events are, for its user and address
     selections: dict[tuple[int, ...], Fields] = field(default_factory=dict, init=False)
+    handed_out: list[HandedOut] = field(default_factory=list, init=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False)
 
     @cached_property

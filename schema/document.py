@@ -19,7 +19,6 @@ from graphql import (
     get_operation_ast,
     validate,
 )
-from graphql.execution import Executor
 from strawberry.execution import optimized_is_awaitable
 
 from resolvers.request import Request
@@ -27,6 +26,7 @@ from resolvers.tracking import admit, cut_address
 from schema.coercion import named
 from schema.compiled import Compiled, compiled
 from schema.cost import Price, price_of
+from schema.handed_out import Executor, keep_handed_out
 from schema.limits import MOST_ERRORS, Limits, check, check_variables, parse
 from schema.rules import RULES, RULES_WITHOUT_INTROSPECTION
 
@@ -83,6 +83,7 @@ class Document:
         result = await answer if isawaitable(answer) else answer
         if result.data is None and result.errors and not any(error.path for error in result.errors):
             raise RefusedError([named(error, variables or {}) for error in result.errors])
+        keep_handed_out(request, result.errors or ())
         result.extensions = told
         return result
 

@@ -99,13 +99,14 @@ class Engagement:
 class CategoryCount:
     """The contract's CategoryCount."""
 
+    subject_key: strawberry.Private[UUID | None]
     category: Category = strawberry.field(description="Which category is counted.")
     count: BigInt = strawberry.field(description="How many there were; 0 where there was none.")
 
 
-def category_counts(counts: list[int]) -> list[CategoryCount]:
-    """One entry a category, in the enum's order."""
+def category_counts(counts: list[int], subject_key: UUID | None = None) -> list[CategoryCount]:
+    """One entry a category, in the enum's order: of one subject, or of everybody."""
     return [
-        CategoryCount(category=category, count=BigInt(count))
+        CategoryCount(subject_key=subject_key, category=category, count=BigInt(count))
         for category, count in zip(CATEGORIES, counts, strict=True)
     ]

@@ -17,6 +17,7 @@ from schema.node import Info, Node, global_id
 class ActivityEvent(Node):
     """The contract's ActivityEvent."""
 
+    subject_key: strawberry.Private[UUID]
     row: strawberry.Private[AnyRow]
     event_id: UUID = strawberry.field(description="Which event it is, by the id that the client made.")
     type: str = strawberry.field(description="The taxonomy's name, such as quest_started, or a custom event's own.")
@@ -45,6 +46,7 @@ class ActivityEvent(Node):
         """The row in this shape."""
         return cls(
             id=global_id("ActivityEvent", row.subject_key, row.event_id, row.occurred_at),
+            subject_key=row.subject_key,
             row=row,
             event_id=row.event_id,
             type=row.event_type,

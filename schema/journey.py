@@ -53,6 +53,7 @@ class QuestCompletion:
 class Milestone(Node):
     """The contract's Milestone."""
 
+    subject_key: strawberry.Private[UUID]
     kind: MilestoneKind = strawberry.field(description="What the learner did.")
     occurred_at: datetime = strawberry.field(description="When it was done.")
     quest_id: strawberry.ID | None = strawberry.field(
@@ -74,6 +75,7 @@ class Milestone(Node):
         """The row in this shape."""
         return cls(
             id=global_id("Milestone", row.subject_key, row.event_id, row.occurred_at),
+            subject_key=row.subject_key,
             kind=MilestoneKind(row.kind),
             occurred_at=row.occurred_at,
             quest_id=row.quest_id,

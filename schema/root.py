@@ -11,6 +11,7 @@ from graphql import GraphQLInputObjectType, GraphQLSchema
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
+from resolvers import access_log as accesses
 from resolvers import consent as consents
 from resolvers import erasure as erasures
 from resolvers import error as errors
@@ -33,6 +34,7 @@ from resolvers.request import ASKERS
 from resolvers.retention import retention_status
 from resolvers.tracking import track
 from resolvers.window import platform_window
+from schema.access_log import Access
 from schema.badge import BadgePopularity
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.consent import (
@@ -152,7 +154,8 @@ class Query:
         wanted = given(user_id)
         if wanted is not None:
             user = await _visible_user(info, wanted)
-            return category_counts(await info.context.load(event_counts, user.subject_key, check_days(days)))
+            counts = await info.context.load(event_counts, user.subject_key, check_days(days))
+            return category_counts(counts, user.subject_key)
         return category_counts(await events.event_counts_of_all(info.context, check_days(days)))
 
     @strawberry.field(description="Everybody's events, newest first; for admins.")
@@ -374,6 +377,7 @@ async def _node(info: Info, node_id: str) -> Node | None:
 FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, Any], Node]]] = {
     "User": ((word,), users.users_by_key, lambda info, row: User.of(row)),
     "ActivityEvent": ((UUID, UUID, moment), events.events_by_key, lambda info, row: ActivityEvent.of(row)),
+    "Access": ((UUID, UUID), accesses.accesses_by_key, lambda info, row: Access.of(row)),
     "Session": ((UUID, moment, UUID), sessions.sessions_by_key, Session.of),
     "Milestone": ((UUID, UUID, moment), journeys.milestones_by_key, lambda info, row: Milestone.of(row)),
     "ErrorGroup": ((UUID,), errors.error_groups_by_key, lambda info, row: ErrorGroup.of(row)),
@@ -386,7 +390,7 @@ FETCHERS: dict[str, tuple[Sequence[Callable[[str], Any]], Any, Callable[[Info, A
 schema = strawberry.Schema(
     query=Query,
     mutation=Mutation,
-    types=[User, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent, DataExport, Erasure],
+    types=[User, Access, ActivityEvent, Session, Milestone, ErrorGroup, ErrorEvent, DataExport, Erasure],
     config=StrawberryConfig(scalar_map=SCALARS),
 )
 SCHEMA: GraphQLSchema = schema._schema  # noqa: SLF001 - what is executed is graphql-core's

@@ -1,6 +1,7 @@
 """Sessions."""
 
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import strawberry
 
@@ -15,6 +16,7 @@ MINUTE = timedelta(minutes=1)
 class Session(Node):
     """The contract's Session."""
 
+    subject_key: strawberry.Private[UUID]
     started_at: datetime = strawberry.field(description="Time of its first event.")
     ended_at: datetime = strawberry.field(description="Time of its last activity.")
     is_open: bool = strawberry.field(description="Whether it may still go on; its figures then count so far.")
@@ -35,6 +37,7 @@ class Session(Node):
         """The row in this shape, as of the request's time."""
         return cls(
             id=global_id("Session", row.subject_key, row.started_at, row.session_id),
+            subject_key=row.subject_key,
             started_at=row.started_at,
             ended_at=row.ended_at,
             is_open=info.context.now < row.open_until,

@@ -7,6 +7,7 @@ from uuid import UUID
 import strawberry
 from strawberry.types import get_object_definition
 
+from resolvers import access_log as accesses
 from resolvers import consent as consents
 from resolvers import engagement as engagements
 from resolvers import event as events
@@ -16,6 +17,7 @@ from resolvers import risk as risks
 from resolvers import session as sessions
 from resolvers.event import EventFilter, EventsQuestion
 from resolvers.reader import AnyRow
+from schema.access_log import Access
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.consent import Consent
 from schema.engagement import CategoryCount, Engagement, category_counts
@@ -115,7 +117,9 @@ class User(Node):
     @strawberry.field(description="Their events of the last days by category, in the enum's order, none left out.")
     async def event_counts(self, info: Info, days: Days = 30) -> list[CategoryCount]:
         length = engagements.check_days(days)
-        return category_counts(await info.context.load(engagements.event_counts, self.subject_key, length))
+        return category_counts(
+            await info.context.load(engagements.event_counts, self.subject_key, length), self.subject_key
+        )
 
     @strawberry.field(description="How likely it seems that they stop coming, by their last 30 days; for admins.")
     async def risk(self, info: Info) -> RiskAssessment | None:
@@ -129,6 +133,20 @@ class User(Node):
     @strawberry.field(description="The consents to keep their events, the last given first, revoked ones too.")
     async def consents(self, info: Info) -> list[Consent]:
         return [Consent.of(row) for row in await info.context.load(consents.consents, self.subject_key, None)]
+
+    @strawberry.field(
+        description="Who else read what of theirs, newest first: for the user themself, their guardians and admins."
+    )
+    async def access_log(
+        self,
+        info: Info,
+        first: First = strawberry.UNSET,
+        after: After = strawberry.UNSET,
+        last: Last = strawberry.UNSET,
+        before: Before = strawberry.UNSET,
+    ) -> Connection[Access] | None:
+        wanted = asked(accesses.BY_TIME, first, after, last, before)
+        return connection(await info.context.load(accesses.access_log, self.subject_key, wanted), Access.of)
 
     @classmethod
     def of(cls, row: AnyRow) -> "User":
@@ -150,13 +168,14 @@ class User(Node):
 class AtRiskStudent:
     """The contract's AtRiskStudent."""
 
+    subject_key: strawberry.Private[UUID]
     user: User = strawberry.field(description="Who it is.")
     risk: RiskAssessment = strawberry.field(description="What is said of them over the days asked for.")
 
     @classmethod
     def of(cls, row: AnyRow) -> "AtRiskStudent":
         """The row in this shape."""
-        return cls(user=User.of(row), risk=RiskAssessment.of(risks.assessment_of(row)))
+        return cls(subject_key=row.subject_key, user=User.of(row), risk=RiskAssessment.of(risks.assessment_of(row)))
 
 
 @strawberry.type(description="Whoever asks, by the token of the request.")

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from models.access_log import forget_accesses
 from models.horizon import horizon
 from models.ledger import Counts, SetAsideEvent, add_counts, take_set_aside
 from models.retention import (
@@ -120,6 +121,7 @@ async def _forget(connection: AsyncConnection, started_at: datetime, as_of: date
     async with connection.begin():
         gone.update(await forget_records(connection, kept_since))
         gone.update(await forget_days_of_devices(connection, sealed_before))
+        gone["access_log"] = await forget_accesses(connection, kept_since)
         gone["error_groups"] = await forget_error_groups(connection, kept_since)
         gone["set_aside_events"] = await _withdraw_sealed(connection, sealed_before)
         await forget_marks(connection, sealed_before)

@@ -395,7 +395,9 @@ async def test_an_event_has_at_most_8_kib_as_it_is_kept(platform: Platform, over
 def at_this_moment(platform: Platform, viewer: Viewer) -> Request:
     """A request whose clock stands still."""
     api = platform.api
-    return Request(viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules, api.standings)
+    return Request(
+        viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules, api.standings, api.access_log
+    )
 
 
 def draft(occurred_at: datetime, user_id: str | None = None) -> EventDraft:

@@ -193,7 +193,9 @@ async def test_each_wall_stands_before_every_question(town: Town, question: str)
 
 async def _ask(town: Town, viewer: Viewer, ask: Ask) -> Any:
     api = town.platform.api
-    request = Request(viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules, api.standings)
+    request = Request(
+        viewer, api.databases, api.intake, api.rate_limits, api.costs, api._rules, api.standings, api.access_log
+    )
     try:
         return await ask(request, town.key)
     finally:
