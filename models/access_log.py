@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, ForeignKey, Text, column, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ForeignKey, Text, column, delete, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from models.base import Base, unnest
 from models.user import User
+
+BOTH = "ARRAY(SELECT DISTINCT unnest(access_log.fields || excluded.fields) ORDER BY 1)"
 
 
 class AccessLogEntry(Base):
@@ -81,13 +83,11 @@ async def keep_accesses(connection: AsyncConnection, accesses: Sequence[Access])
         .order_by(rows.c.subject_key, viewer.subject_key)
     )
     statement = insert(entry).from_select(read.selected_columns.keys(), read)
-    new = statement.excluded.fields
-    both = select(func.unnest(entry.fields.op("||")(new)).label("field")).distinct().order_by("field")
     await connection.execute(
         statement.on_conflict_do_update(
             index_elements=[entry.subject_key, entry.hour, entry.viewer_key, entry.viewer_role],
-            set_={"fields": func.array(both.scalar_subquery())},
-            where=~entry.fields.contains(new),
+            set_={"fields": text(BOTH)},
+            where=~entry.fields.contains(statement.excluded.fields),
         )
     )
 

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Text, Uuid, bindparam, column, func, select
+from sqlalchemy import ARRAY, Row, Select, Text, Uuid, bindparam, column, func, select
 
 from models.access_log import AccessLogEntry
 from models.viewer import visible_to
-from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, page_of_each, rows_by_key
 from resolvers.request import Request
 
 BY_TIME = Order("accessLog", (AccessLogEntry.at, AccessLogEntry.access_id))
 KEY = (AccessLogEntry.subject_key, AccessLogEntry.access_id)
-ENTRIES = select(*KEY, AccessLogEntry.viewer_role, AccessLogEntry.at, AccessLogEntry.fields)
+OTHERS = (AccessLogEntry.viewer_role, AccessLogEntry.at, AccessLogEntry.fields)
+ENTRIES: Select[Any] = select(*columns_of(KEY, OTHERS, None))
 
 
 async def access_log(request: Request, subject_keys: Sequence[UUID], page: Page) -> dict[UUID, Slice]:

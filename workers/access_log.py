@@ -45,37 +45,41 @@ class AccessLog:
         if len(self._known) >= MOST_REMEMBERED:
             self._known.clear()
         self._known[entry] = known | access.fields
-        self._wait(entry, access)
+        if waiting := self._waiting.get(entry):
+            access = access._replace(at=min(access.at, waiting.at), fields=access.fields | waiting.fields)
+        self._waiting[entry] = access
 
     async def close(self) -> None:
         """Keep what is waiting, then take no more."""
         self._closing.set()
         await self._keeping
         if self._waiting:
-            logger.error("%d entries of the access log are lost", len(self._waiting))
-
-    def _wait(self, entry: Entry, access: Access) -> None:
-        if waiting := self._waiting.get(entry):
-            access = access._replace(at=min(access.at, waiting.at), fields=access.fields | waiting.fields)
-        self._waiting[entry] = access
+            self._lose_all()
 
     async def _keep_forever(self) -> None:
-        while not self._closing.is_set():
+        is_closing = False
+        while not is_closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SECONDS_BETWEEN_WRITES):
                     await self._closing.wait()
+            is_closing = self._closing.is_set()
             await self._keep()
 
     async def _keep(self) -> None:
         while self._waiting:
             some = dict(islice(self._waiting.items(), AT_ONCE))
-            for entry in some:
-                del self._waiting[entry]
             try:
                 async with asyncio.timeout(SECONDS_FOR_POSTGRESQL), self._database.begin() as connection:
                     await keep_accesses(connection, list(some.values()))
             except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again
-                for entry, access in some.items():
-                    self._wait(entry, access)
                 logger.warning("who read whose data could not be kept yet: %s", type(error).__name__)
+                if len(self._waiting) >= MOST_REMEMBERED:
+                    self._lose_all()
                 return
+            for entry, access in some.items():
+                if self._waiting[entry] is access:  # else there came more meanwhile
+                    del self._waiting[entry]
+
+    def _lose_all(self) -> None:
+        logger.error("%d entries of the access log are lost", len(self._waiting))
+        self._waiting.clear()

@@ -39,7 +39,7 @@ from tests.household import (
     node_ids,
     tells_of_stranger,
 )
-from tests.platform import CONSENT, LINK, REVOKE, SERVICE, SET_TRACKING, TRACK, UPSERT, Answer, Asker, Platform
+from tests.platform import CONSENT, LINK, REVOKE, SERVICE, SET_TRACKING, TRACK, UPSERT, Answer, Asker, Platform, until
 from workers.retention import retain
 
 GRAPH: GraphQLSchema = schema._schema
@@ -108,12 +108,15 @@ TASKS = {
 BELOW_USER = {
     "User": {
         VISIBLE: "id userId role displayName timeZone firstSeenAt lastSeenAt engagement journey events sessions "
-        "eventCounts trackingObjected",
+        "eventCounts trackingObjected accessLog",
         GUARDIANS: "guardians consents",
         RISK: "risk",
     },
-    "Person": {A_GUARDIAN: "userId role displayName"},
+    "Person": {VISIBLE: "userId role displayName"},
     "Consent": {A_GUARDIAN: "basis method givenBy givenAt noticeVersion revokedAt"},
+    "Access": {VISIBLE: "id viewer viewerRole fields at"},
+    "AccessConnection": {VISIBLE: "edges nodes pageInfo"},
+    "AccessEdge": {VISIBLE: "node cursor"},
     "Engagement": {
         VISIBLE: "days activeDays visitDays sessions medianSessionMinutes timeOnPlatformHours logins questsViewed "
         "questsStarted questsCompleted questsAbandoned tasksCompleted badgesEarned completionRate currentStreak "
@@ -323,6 +326,21 @@ async def let_them_be_known_for_long(platform: Platform) -> None:
     await platform.settle()
 
 
+async def access_of(platform: Platform, who: str) -> dict[str, str]:
+    """An entry that says that another admin looked at them."""
+    other = (Role.ADMIN, "another admin")
+    await platform.upsert({"userId": other[1], "role": "ADMIN", "displayName": "Another"})
+    log = "query ($who: ID!) { user(userId: $who) { accessLog { nodes { Access: id } } } }"
+    found: list[dict[str, str]] = []
+
+    async def kept() -> bool:
+        found[:] = (await platform.data(log, other, who=who))["user"]["accessLog"]["nodes"]
+        return bool(found)
+
+    await until(kept)
+    return found[-1]
+
+
 @pytest.fixture(scope="module")
 async def town(platform: Platform) -> Town:
     await move_in(platform)
@@ -330,13 +348,15 @@ async def town(platform: Platform) -> Town:
     policy = Policy(platform.settings.anonymize_after_days, platform.settings.delete_after_days)
     async for _ in retain(platform.worker_engine, platform.api.intake.queue, datetime.now(UTC), policy, wait=True):
         pass
-    nodes = {who: await node_ids(platform, who) for who in (*OWN.values(), SIBLING, STRANGER)}
+    everybody = (*OWN.values(), SIBLING, STRANGER)
+    nodes = {who: await node_ids(platform, who) | await access_of(platform, who) for who in everybody}
     then = datetime.now(UTC) - timedelta(days=2)
     nodes[NOBODY] = {
         "User": global_id("User", NOBODY),
         "ActivityEvent": global_id("ActivityEvent", uuid4(), uuid4(), then),
         "Session": global_id("Session", uuid4(), then, uuid4()),
         "Milestone": global_id("Milestone", uuid4(), uuid4(), then),
+        "Access": global_id("Access", uuid4(), uuid4()),
     }
     return Town(platform, nodes)
 
@@ -648,7 +668,8 @@ def statements_of(platform: Platform) -> Iterator[list[str]]:
     statements: list[str] = []
 
     def note(*execution: Any) -> None:
-        statements.append(execution[2])
+        if not execution[2].startswith("INSERT INTO access_log"):  # what is kept behind the requests
+            statements.append(execution[2])
 
     engines = [platform.api.databases.viewer.sync_engine, platform.api.databases.intake.sync_engine]
     for engine in engines:
