@@ -77,7 +77,7 @@ class AccessLog:
                     self._lose_all()
                 return
             for entry, access in some.items():
-                if self._waiting[entry] is access:  # else there came more meanwhile
+                if self._waiting.get(entry) is access:  # else there came more meanwhile
                     del self._waiting[entry]
 
     def _lose_all(self) -> None:
