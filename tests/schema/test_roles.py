@@ -385,7 +385,8 @@ async def test_node_and_nodes(town: Town) -> None:
         for kind, node_id in ids.items():
             answer = await town.ask(NODE, asker, id=node_id)
             assert root_outcome(answer) == expected, (asker, whose, kind)
-            assert all(field.startswith(kind) for field, _ in values_in([answer["data"]["node"]])) or kind == "User"
+            told = [field for field, _ in values_in([answer["data"]["node"]])]
+            assert all(field.startswith((kind, "Person")) for field in told) or kind == "User"
     for (asker, whose), expected in cells(ROOTS["Query.nodes"]).items():
         answer = await town.ask(NODES, asker, ids=[*town.nodes[about(asker, whose)].values(), "of nothing"])
         *found, nothing = answer["data"]["nodes"]
