@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, Select, Text, bindparam, delete, insert, select
 from sqlalchemy.orm import aliased
 
+from models.access_log import Access
 from models.erasure import TaskState
 from models.export import DataExport, DataExportPart
 from models.user import User
@@ -16,6 +17,8 @@ from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal, user
 
 MOST_OFFERED = 5
+READ = frozenset(["DataExport.downloadUrl"])
+"""What whoever fetches an archive of somebody else has read, as the access log says it."""
 UNDER_WAY = (TaskState.WAITING, TaskState.RUNNING)
 Asked = tuple[Row[Any] | None, list[Refusal]]
 """The export, and why there is none."""
@@ -93,6 +96,8 @@ async def download(request: Request, export_id: UUID) -> tuple[int, AsyncIterato
         raise DownloadError from error
     if row.state != TaskState.DONE or row.expires_at <= request.now:
         raise DownloadError
+    viewer = request.viewer
+    request.access_log.note(Access(row.subject_key, viewer.user_id or "", viewer.role, request.now, READ))
     return row.size, _parts(request, row)
 
 

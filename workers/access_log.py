@@ -83,3 +83,4 @@ class AccessLog:
     def _lose_all(self) -> None:
         logger.error("%d entries of the access log are lost", len(self._waiting))
         self._waiting.clear()
+        self._known.clear()

@@ -52,6 +52,7 @@ from models.user import User
 from workers.queue import decode_batch, decode_event, encode_event
 
 ROWS_AT_ONCE = 2000
+UNTIL_ALL_KNOW = timedelta(seconds=15)  # every API process that somebody is erased
 TO_WRITE_ANEW = timedelta(hours=1)  # after retention begins
 JOBS_AT_ONCE = 20
 MOST_ROUNDS = 3
@@ -188,7 +189,7 @@ async def advance(
     row = (await connection.execute(select(Erasure.__table__).where(Erasure.erasure_id == erasure_id))).one()
     if row.finished_at:
         return Progress(1, 1)
-    work = Work(connection, queue, row.subject_key, row.user_id)
+    work = Work(connection, queue, row)
     steps = await _steps(work)
     left = [name for name in steps if name not in row.steps]
     if left:
@@ -220,8 +221,9 @@ async def erase(
 class Work:
     """One part of an erasure: what it works on, and what it did."""
 
-    def __init__(self, connection: AsyncConnection, queue: ArqRedis, subject_key: UUID, user_id: str) -> None:
-        self.connection, self.queue, self.subject_key, self.user_id = connection, queue, subject_key, user_id
+    def __init__(self, connection: AsyncConnection, queue: ArqRedis, row: Any) -> None:
+        self.connection, self.queue, self.subject_key, self.user_id = connection, queue, row.subject_key, row.user_id
+        self.taken_until = row.requested_at + UNTIL_ALL_KNOW
         self.deleted: Deleted = Counter()
         self.found: dict[str, int] = {}
         self.waits = False
@@ -268,24 +270,33 @@ def _sum(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
 
 
 async def _drained(work: Work) -> bool:
-    """Whether no batch in the queue holds an event of theirs: whoever stores it withdraws it."""
+    """Whether no batch in the queue holds an event of theirs, which whoever stores it withdraws, or one that names them
+    and came before they were erased."""
     cursor = -1
     work.waits = True
-    needle = msgspec.msgpack.encode(work.user_id)
     while cursor:
         cursor, names = await work.queue.scan(max(cursor, 0), match=f"{job_key_prefix}*", count=JOBS_AT_ONCE)
         for job in await work.queue.mget(names) if names else ():
-            if job and needle in job and _holds(job, work.user_id):
+            if job and any(needle in job for needle in _needles(work.user_id)) and _concerns(job, work):
                 return False
     return True
 
 
-def _holds(job: bytes, user_id: str) -> bool:
+def _concerns(job: bytes, work: Work) -> bool:
     try:
-        arguments = msgspec.msgpack.decode(job).get("a", ())
-        return any(event.user_id == user_id for batch in arguments for event in decode_batch(batch))
+        events = [each for batch in msgspec.msgpack.decode(job).get("a", ()) for each in decode_batch(batch)]
     except (msgspec.MsgspecError, AttributeError, TypeError):
         return False
+    quoted = orjson.dumps(work.user_id).decode()
+    return any(
+        event.user_id == work.user_id or (quoted in event.data and event.received_at < work.taken_until)
+        for event in events
+    )
+
+
+def _needles(user_id: str) -> tuple[bytes, bytes]:
+    """How an event on its way tells of somebody as its own user, and in its data."""
+    return msgspec.msgpack.encode(user_id), orjson.dumps(user_id)
 
 
 async def _delete(work: Work, kept: Kept) -> bool:
@@ -328,9 +339,7 @@ async def _narrow_groups(connection: AsyncConnection, group_ids: set[UUID]) -> N
 
 async def _drop_set_aside(work: Work) -> bool:
     """Withdraw what is set aside of theirs; of what is of others, take their id out."""
-    quoted = orjson.dumps(work.user_id)
-    packed = msgspec.msgpack.encode(work.user_id)
-    holds = or_(*(func.position(literal(needle).op("IN")(SetAsideEvent.event)) > 0 for needle in (packed, quoted)))
+    holds = or_(*(func.position(literal(each).op("IN")(SetAsideEvent.event)) > 0 for each in _needles(work.user_id)))
     rows = await work.connection.execute(
         select(SetAsideEvent.set_aside_id, SetAsideEvent.event).where(holds).order_by(SetAsideEvent.set_aside_id)
     )

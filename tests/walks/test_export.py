@@ -133,6 +133,25 @@ async def test_an_archive_has_all_that_is_kept(empty_platform: Platform) -> None
     assert {"profileId": STRANGER} in [row["event_data"] for row in json.loads(of_admin.read("events.json"))]
 
 
+async def test_whoever_fetches_an_archive_of_another_is_in_their_access_log(empty_platform: Platform) -> None:
+    platform = empty_platform
+    await move_in(platform)
+    for asker in (THE_CHILD, THE_PARENT):
+        await archive_of(platform, CHILD, asker)
+    log = "query ($who: ID!) { user(userId: $who) { accessLog { nodes { viewer { userId } viewerRole fields } } } }"
+    found: list[Answer] = []
+
+    async def is_kept() -> bool:
+        found[:] = (await platform.data(log, THE_CHILD, who=CHILD))["user"]["accessLog"]["nodes"]
+        return bool(found)
+
+    await until(is_kept)
+    (entry,) = found
+    assert entry == {"viewer": {"userId": PARENT}, "viewerRole": "PARENT", "fields": ["DataExport.downloadUrl"]}
+    access = json.loads((await archive_of(platform, CHILD, THE_CHILD)).read("access.json"))
+    assert [(row["subject_key"], row["viewer_key"]) for row in access] == [(CHILD, PARENT)]
+
+
 async def test_who_gets_an_archive(empty_platform: Platform) -> None:
     platform = empty_platform
     await move_in(platform)
