@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ from tests.household import ADMIN as ADA
 from tests.household import CHILD, PARENT, SIBLING, STRANGER, move_in
 from tests.platform import Answer, Asker, Platform, new_api, until, working
 from tests.walks.test_erasure import erase, erased, event, key_of, places_of
-from workers.export import make_next
+from workers.export import forget_expired, make_next
 
 EXPORT = "mutation ($who: ID!) { exportUserData(input: {userId: $who}) { export { id state } userErrors { code } } }"
 DATA_EXPORT = "query ($id: ID!) { dataExport(id: $id) { state requestedAt expiresAt downloadUrl } }"
@@ -173,8 +173,12 @@ async def test_who_gets_an_archive(empty_platform: Platform) -> None:
         assert answers[0]["errors"][0]["extensions"]["code"] == "NOT_FOUND"
     assert (await platform.client.get("/exports/nonsense")).status_code == 404
     async with platform.superuser.begin() as connection:
-        await connection.execute(text("UPDATE data_exports SET expires_at = now()"))
+        expired = await connection.scalar(text("UPDATE data_exports SET expires_at = now() RETURNING expires_at"))
     assert (await fetched(platform, url, THE_PARENT)).status_code == 404
+    for moment, parts in ((expired - timedelta(seconds=1), 1), (expired, 0)):
+        async with platform.worker_engine.begin() as connection:
+            await forget_expired(connection, moment)
+            assert await connection.scalar(text("SELECT count(*) FROM data_export_parts")) == parts
     another = await ready(platform, await ask_for(platform, CHILD, THE_PARENT), THE_PARENT)
     unlink = 'mutation { unlinkGuardian(input: {guardianId: "pat", childId: "sam"}) { userErrors { code } } }'
     await platform.data(unlink, ADMIN)
