@@ -1,8 +1,8 @@
 """The weekly partitions: made ahead of time, and their indexes written anew once nothing more comes."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.horizon import horizon
@@ -10,6 +10,17 @@ from models.horizon import horizon
 AHEAD = timedelta(weeks=4)
 QUIET = timedelta(days=8)  # an event may be seven days late
 LARGEST_INDEX = 2**26
+BY = {
+    "user_activity_events": "occurred_at",
+    "error_events": "occurred_at",
+    "user_sessions": "started_at",
+    "daily_contributions": "day",
+}
+"""The tables that are partitioned, and by which column."""
+WEEKS = text(
+    "SELECT inhparent::regclass::text, to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') FROM pg_inherits"
+    " JOIN pg_class ON pg_class.oid = inhparent AND relkind = 'p' ORDER BY 1, 2"
+)
 
 
 async def make_partitions(connection: AsyncConnection, now: datetime, anonymize_after_days: int) -> int:
@@ -26,3 +37,11 @@ async def rebuild_index(connection: AsyncConnection, now: datetime) -> bool:
     nobody longer than 200 ms, and then raises DBAPIError.
     """
     return await connection.scalar(select(func.rebuild_index(now - QUIET, LARGEST_INDEX))) or False
+
+
+async def weeks(connection: AsyncConnection) -> dict[str, list[date]]:
+    """By partitioned table the Mondays of its partitions."""
+    found: dict[str, list[date]] = {}
+    for table, week in await connection.execute(WEEKS):
+        found.setdefault(table, []).append(week)
+    return found

@@ -1,10 +1,9 @@
-"""What is kept of a person: in which tables, under which columns, and where else somebody's id may stand."""
+"""What is kept of a person: in which tables, and under which columns."""
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, CompoundSelect, or_, select, union
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.access_log import AccessLogEntry
@@ -21,7 +20,6 @@ from models.retention import SealedSession
 from models.risk import AssessmentDue, RiskAssessment
 from models.rollup import DirtySpan
 from models.session import UserSession
-from models.taxonomy import EVENT_TYPES, PERSON, CustomEvent, EventType, marked
 from models.user import User
 
 
@@ -124,37 +122,8 @@ NOT_OF_PEOPLE = {
 """Tables with such columns, of which an archive tells nothing."""
 
 
-def named_in(kind: type[EventType], payload: dict[str, Any]) -> set[str]:
-    """The people whom a payload names in the fields that are there for it."""
-    return {payload[field] for field in marked(kind, PERSON) & payload.keys()}
-
-
-def without(people: Collection[str], kind: type[EventType], payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload without the ids of these people: in the fields that are there for it, and anywhere in the data of a
-    custom event."""
-    if kind is CustomEvent:
-        cleaned: dict[str, Any] = _stripped(payload, people)
-        return cleaned
-    named = marked(kind, PERSON)
-    return {field: value for field, value in payload.items() if not (field in named and value in people)}
-
-
-def _stripped(value: Any, people: Collection[str]) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _stripped(each, people)
-            for key, each in value.items()
-            if key not in people and not (isinstance(each, str) and each in people)
-        }
-    if isinstance(value, list):
-        return [_stripped(each, people) for each in value if not (isinstance(each, str) and each in people)]
-    return value
-
-
-NAMING: dict[str, list[str]] = {}
-"""The fields that are there to name people, each with the types of events that have it."""
-for _name, _kind in EVENT_TYPES.items():
-    for _field in sorted(marked(_kind, PERSON)):
-        NAMING.setdefault(_field, []).append(_name)
-NAMERS = {name for names in NAMING.values() for name in names}
-"""The types of events that have such a field."""
+def keys_beside(subject_key: UUID) -> CompoundSelect[Any]:
+    """The subject keys in rows that are of somebody or name them, and of somebody else or name them, too."""
+    return union(
+        *(select(each).where(kept.concerns(subject_key)) for kept in KEPT if len(kept.whose) > 1 for each in kept.whose)
+    )

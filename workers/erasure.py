@@ -3,8 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -15,8 +15,8 @@ from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
 from sqlalchemy import (
     ColumnElement,
-    and_,
-    cast,
+    Row,
+    case,
     delete,
     exists,
     func,
@@ -24,16 +24,13 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
-    union,
     update,
 )
-from sqlalchemy import Text as SqlText
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.analytics import mark_days
-from models.base import secret_of, unnest
+from models.base import Base, secret_of, unnest
 from models.contribution import DailyContribution
 from models.erasure import Erasure, TaskState
 from models.error import ErrorEvent, ErrorGroup
@@ -41,13 +38,16 @@ from models.event import UserActivityEvent
 from models.export import DataExport, DataExportPart
 from models.horizon import horizon, next_run
 from models.ledger import Counts, SetAsideEvent, add_counts
-from models.person import KEPT, NAMING, Kept, without
+from models.naming import names, without
+from models.partition import BY, weeks
+from models.person import KEPT, Kept, keys_beside
 from models.receipt import signed
 from models.retention import mark_rewrite
 from models.rollup import lock_number
 from models.storing import outlast_storing
-from models.taxonomy import EVENT_TYPES, event_type
+from models.taxonomy import event_type
 from models.tombstone import digest, set_tombstone
+from models.trace import Place, in_week, places, traces
 from models.user import User
 from workers.queue import decode_batch, decode_event, encode_event
 
@@ -56,20 +56,18 @@ UNTIL_ALL_KNOW = timedelta(seconds=15)  # every API process that somebody is era
 TO_WRITE_ANEW = timedelta(hours=1)  # after retention begins
 JOBS_AT_ONCE = 20
 MOST_ROUNDS = 3
-PARTITIONED_BY = {
-    "user_activity_events": "occurred_at",
-    "error_events": "occurred_at",
-    "user_sessions": "started_at",
-    "daily_contributions": "day",
+SAME_TEXT = "same text "
+TOLD_OF: dict[type[Base], list[Any]] = {
+    DailyContribution: [DailyContribution.day],
+    ErrorEvent: [ErrorEvent.group_id, ErrorEvent.occurred_at],
 }
-TOLD_OF: dict[Any, Any] = {DailyContribution: DailyContribution.day, ErrorEvent: ErrorEvent.group_id}
 """Of deleted rows what something else follows from."""
 LOCK_TIMEOUT = func.set_config("lock_timeout", "5s", True)
 
 LOCK_NOT_AVAILABLE = "55P03"
 # The last of them held whom they are about until they were done.
 WITHOUT_WEEKS = (
-    *(kept.table.__tablename__ for kept in KEPT if kept.table.__tablename__ not in PARTITIONED_BY),
+    *(kept.table.__tablename__ for kept in KEPT if kept.table.__tablename__ not in BY),
     *("data_export_parts", "set_aside_events", "erasures"),
 )
 
@@ -94,7 +92,7 @@ async def begin(connection: AsyncConnection, user_id: str, asked_by: bytes, now:
         return None
     theirs = digest(secret_of(connection), user_id)
     await set_tombstone(connection, theirs)
-    await _make_exports_anew(connection, _linked(key))
+    await _make_exports_anew(connection, DataExport.subject_key.in_(keys_beside(key)))
     deleted = {kept.table.__tablename__: await _number(connection, kept, key) for kept in KEPT if kept.with_account}
     await connection.execute(delete(User).where(User.subject_key == key))
     erasure_id = uuid4()
@@ -123,12 +121,6 @@ async def _make_exports_anew(connection: AsyncConnection, subject_keys: ColumnEl
     anew = update(DataExport).where(subject_keys).values(state=TaskState.WAITING, tries=0)
     export_ids = list(await connection.scalars(anew.returning(DataExport.export_id)))
     await connection.execute(delete(DataExportPart).where(DataExportPart.export_id.in_(export_ids)))
-
-
-def _linked(key: UUID) -> ColumnElement[bool]:
-    """Whether rows that name both are among what an archive tells."""
-    rows = [select(column).where(kept.concerns(key)) for kept in KEPT if len(kept.whose) > 1 for column in kept.whose]
-    return DataExport.subject_key.in_(union(*rows))
 
 
 async def unfinished(connection: AsyncConnection) -> list[UUID]:
@@ -235,19 +227,14 @@ Step = Callable[[], Awaitable[bool]]
 
 async def _steps(work: Work) -> dict[str, Step]:
     """All parts by name, in their order."""
-    weeks = await _weeks(work.connection)
+    gone = [kept for kept in KEPT if not kept.with_account]
+    events = (await weeks(work.connection))[UserActivityEvent.__tablename__]
     return {
-        **{
-            f"delete {kept.table.__tablename__}": partial(_delete, work, kept) for kept in KEPT if not kept.with_account
-        },
+        **{f"delete {kept.table.__tablename__}": partial(_delete, work, kept) for kept in gone},
         "queue": partial(_drained, work),
         "set aside": partial(_drop_set_aside, work),
-        **{f"unname {week}": partial(_unname, work, week) for week in weeks[UserActivityEvent.__tablename__]},
-        **{
-            f"look {table} {week}": partial(_look, work, table, columns, week)
-            for table, columns in (await _columns(work.connection)).items()
-            for week in weeks.get(table, [None])
-        },
+        **{f"unname {week}": partial(_unname, work, week) for week in events},
+        **{f"look {each.table} {each.week}": partial(_look, work, each) for each in await places(work.connection)},
     }
 
 
@@ -303,38 +290,42 @@ async def _delete(work: Work, kept: Kept) -> bool:
     """Delete their rows, and let what follows from them for others be derived again."""
     name, theirs = kept.table.__tablename__, kept.whose[0] == work.subject_key
     await work.connection.execute(select(func.pg_advisory_xact_lock(lock_number(literal(str(work.subject_key))))))
-    if column := PARTITIONED_BY.get(name):
+    if column := BY.get(name):
         weeks = select(func.date_trunc("week", kept.table.__table__.c[column])).where(theirs).distinct()
         await mark_rewrite(work.connection, kept.table, await work.connection.scalars(weeks))
-    told = TOLD_OF.get(kept.table, literal(1))
-    gone = (await work.connection.scalars(delete(kept.table).where(theirs).returning(told))).all()
+    told = TOLD_OF.get(kept.table, [literal(1)])
+    gone = (await work.connection.execute(delete(kept.table).where(theirs).returning(*told))).all()
     work.deleted[name] += len(gone)
     if kept.table is DailyContribution:
-        await mark_days(work.connection, set(gone))
+        await mark_days(work.connection, {row.day for row in gone})
     if kept.table is ErrorEvent:
-        await _narrow_groups(work.connection, set(gone))
+        await _narrow_groups(work.connection, gone)
     return True
 
 
-async def _narrow_groups(connection: AsyncConnection, group_ids: set[UUID]) -> None:
-    """When these groups were first and last seen follows from the errors that are left; one without any goes."""
-    left = select(ErrorEvent.group_id).where(ErrorEvent.group_id == ErrorGroup.group_id)
-    seen = (
-        select(
-            ErrorEvent.group_id,
-            func.min(ErrorEvent.occurred_at).label("first_at"),
-            func.max(ErrorEvent.occurred_at).label("last_at"),
-        )
-        .where(ErrorEvent.group_id.in_(group_ids))
-        .group_by(ErrorEvent.group_id)
-        .subquery()
+async def _narrow_groups(connection: AsyncConnection, errors: Iterable[Row[UUID, datetime]]) -> None:
+    """Where a group's first or last error was theirs, it follows from those that are left; a group without any goes."""
+    times: dict[UUID, list[datetime]] = {}
+    for group_id, occurred_at in errors:
+        times.setdefault(group_id, []).append(occurred_at)
+    group, at = ErrorGroup, ErrorEvent.occurred_at
+    theirs = unnest(
+        [group.group_id, group.first_seen_at, group.last_seen_at],
+        [(group_id, min(each), max(each)) for group_id, each in times.items()],
     )
+    of_each = select(ErrorEvent.group_id, func.min(at).label("first_at"), func.max(at).label("last_at"))
+    left = of_each.where(ErrorEvent.group_id.in_(times)).group_by(ErrorEvent.group_id).subquery()
+    first, last = group.first_seen_at, group.last_seen_at
     await connection.execute(
-        update(ErrorGroup)
-        .where(ErrorGroup.group_id == seen.c.group_id)
-        .values(first_seen_at=seen.c.first_at, last_seen_at=seen.c.last_at)
+        update(group)
+        .where(group.group_id == theirs.c.group_id, group.group_id == left.c.group_id)
+        .values(
+            first_seen_at=case((first == theirs.c.first_seen_at, left.c.first_at), else_=first),
+            last_seen_at=case((last == theirs.c.last_seen_at, left.c.last_at), else_=last),
+        )
     )
-    await connection.execute(delete(ErrorGroup).where(ErrorGroup.group_id.in_(group_ids), ~exists(left)))
+    is_left = exists().where(ErrorEvent.group_id == group.group_id)
+    await connection.execute(delete(group).where(group.group_id.in_(times), ~is_left))
 
 
 async def _drop_set_aside(work: Work) -> bool:
@@ -363,28 +354,15 @@ async def _drop_set_aside(work: Work) -> bool:
     return True
 
 
-def _naming(user_id: str) -> Any:
-    """Whether an event of somebody else names them, where it can be told from any other text."""
-    event = UserActivityEvent
-    marked = (
-        and_(event.event_type.in_(types), event.event_data.contains({field: user_id}))
-        for field, types in NAMING.items()
-    )
-    anywhere = func.strpos(cast(event.event_data, SqlText), orjson.dumps(user_id).decode()) > 0
-    return or_(*marked, and_(event.event_type.not_in(EVENT_TYPES), anywhere))
-
-
 async def _unname(work: Work, week: date) -> bool:
     """Take their id out of what others did in that week."""
     event = UserActivityEvent
     key = (event.subject_key, event.occurred_at, event.event_id)
-    wanted = select(*key, event.event_type, event.event_data).where(
-        event.occurred_at >= _start(week), event.occurred_at < _start(week) + timedelta(days=7), _naming(work.user_id)
-    )
+    wanted = select(*key, event.event_type, event.event_data).where(in_week(week), names(work.user_id))
     rows = (await work.connection.execute(wanted.limit(ROWS_AT_ONCE))).all()
     if not rows:
         return True
-    await mark_rewrite(work.connection, event, [_start(week)])
+    await mark_rewrite(work.connection, event, [row.occurred_at for row in rows])
     cleaned = unnest(
         [*key, event.event_data],
         [
@@ -407,83 +385,10 @@ async def _unname(work: Work, week: date) -> bool:
     return len(rows) < ROWS_AT_ONCE
 
 
-async def _weeks(connection: AsyncConnection) -> dict[str, list[Any]]:
-    """Of each partitioned table the Mondays of its partitions."""
-    weeks: dict[str, list[Any]] = {}
-    for parent, week in await connection.execute(WEEKS):
-        weeks.setdefault(parent, []).append(week)
-    return weeks
-
-
-WEEKS = text(
-    "SELECT inhparent::regclass::text, to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') FROM pg_inherits"
-    " JOIN pg_class ON pg_class.oid = inhparent AND relkind = 'p' ORDER BY 1, 2"
-)
-COLUMNS = text(
-    "SELECT relname::text, attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
-    " JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace"
-    " AND relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped"
-    " AND format_type(atttypid, atttypmod) IN ('text', 'text[]', 'uuid', 'uuid[]', 'jsonb')"
-    # This one holds them until it is finished; the other is Alembic's.
-    " AND relname NOT IN ('erasures', 'alembic_version') ORDER BY 1, 2"
-)
-IS_THERE = {
-    "text": "{column} = :user_id",
-    "text[]": ":user_id = ANY ({column})",
-    "uuid": "{column} = :subject_key",
-    "uuid[]": ":subject_key = ANY ({column})",
-    "jsonb": "strpos({column}::text, :quoted) > 0",
-}
-SAME_TEXT = "same text "
-
-
-async def _columns(connection: AsyncConnection) -> dict[str, dict[str, str]]:
-    """The columns of every table that could hold an id, with their types."""
-    columns: dict[str, dict[str, str]] = {}
-    for table, column, kind in await connection.execute(COLUMNS):
-        columns.setdefault(table, {})[column] = kind
-    return columns
-
-
-async def _look(work: Work, table: str, columns: Mapping[str, str], week: date | None) -> bool:
-    """Count the rows in which an id of theirs stands. A text that names nobody may be the same by chance: a quest's id,
-    say. That is told apart from what names them."""
-    counts = ", ".join(
-        f'count(*) FILTER (WHERE {IS_THERE[kind].format(column=f"{chr(34)}{column}{chr(34)}")}) AS "{column}"'
-        for column, kind in columns.items()
-    )
-    where = "" if week is None else f' WHERE "{PARTITIONED_BY[table]}" >= :since AND "{PARTITIONED_BY[table]}" < :until'
-    # The names are the catalogue's own.
-    statement = text(f'SELECT {counts} FROM "{table}"{where}')  # noqa: S608
-    values: dict[str, Any] = {
-        "user_id": work.user_id,
-        "subject_key": work.subject_key,
-        "quoted": orjson.dumps(work.user_id).decode(),
-    }
-    if week is not None:
-        bounds = (week, week + timedelta(days=7))
-        is_date = table == "daily_contributions"
-        values["since"], values["until"] = bounds if is_date else map(_start, bounds)
-    bound = statement.bindparams(**{name: value for name, value in values.items() if f":{name}" in statement.text})
-    found = dict((await work.connection.execute(bound)).mappings().one())
-    if table == UserActivityEvent.__tablename__ and found["event_data"] and week:
-        naming = select(func.count()).where(
-            UserActivityEvent.occurred_at >= _start(week),
-            UserActivityEvent.occurred_at < _start(week) + timedelta(days=7),
-            _naming(work.user_id),
-        )
-        names = await work.connection.scalar(naming) or 0
-        work.found[f"{table}.event_data"] = names
-        work.found[f"{SAME_TEXT}{table}.event_data"] = found["event_data"] - names
-        del found["event_data"]
-    for column, number in found.items():
-        could_name = columns[column].startswith("uuid") or column == "user_id"
-        work.found[f"{table}.{column}" if could_name or not number else f"{SAME_TEXT}{table}.{column}"] = number
+async def _look(work: Work, place: Place) -> bool:
+    naming, same_text = await traces(work.connection, place, work.user_id, work.subject_key)
+    work.found = naming | {f"{SAME_TEXT}{column}": number for column, number in same_text.items()}
     return True
-
-
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time(0), UTC)
 
 
 def _named(found: Mapping[str, int]) -> bool:

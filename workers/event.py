@@ -16,8 +16,8 @@ from models.event import TrackedEvent, insert_events
 from models.guardianship import Pair, children_of, names_people, stranger_in
 from models.horizon import LEAST_DAYS, LONGER_THAN_A_DAY, horizon, horizon_kept, is_sealed
 from models.ledger import set_aside
+from models.naming import NAMERS, named_in, without
 from models.permission import FREE, USUAL, ConsentRule
-from models.person import NAMERS, named_in, without
 from models.rollup import mark_dirty
 from models.storing import begin_storing
 from models.taxonomy import Category

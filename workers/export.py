@@ -37,7 +37,8 @@ from models.export import OFFERED_FOR, DataExport, DataExportPart
 from models.guardianship import children_of
 from models.journey import RECENT_DAYS, rhythm
 from models.ledger import SetAsideEvent
-from models.person import KEPT, Kept, named_in, without
+from models.naming import named_in, without
+from models.person import KEPT, Kept, keys_beside
 from models.taxonomy import CustomEvent, event_type
 from models.user import User
 from models.viewer import Role
@@ -184,13 +185,8 @@ async def _rows(connection: AsyncConnection, kept: Kept, subject_key: UUID) -> A
 
 async def _names(connection: AsyncConnection, subject_key: UUID) -> dict[UUID, str]:
     """By subject key the user ids of those whom rows of the person's tell of by key."""
-    keys: set[UUID] = {subject_key}
-    for kept in KEPT:
-        if len(kept.whose) > 1:
-            both = select(*kept.whose).where(kept.concerns(subject_key))
-            keys |= {key for row in await connection.execute(both) for key in row}
-    rows = await connection.execute(select(User.subject_key, User.user_id).where(User.subject_key.in_(keys)))
-    return {row.subject_key: row.user_id for row in rows}
+    told = select(User.subject_key, User.user_id).where(User.subject_key.in_(keys_beside(subject_key)))
+    return {row.subject_key: row.user_id for row in await connection.execute(told)}
 
 
 def _shown(kept: Kept, row: RowMapping, subject_key: UUID, names: Mapping[UUID, str], visible: Visible) -> Row:
