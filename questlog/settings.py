@@ -269,16 +269,16 @@ def with_secret(settings: Settings, *, make: bool = False) -> Settings:
     return _with_kept(settings, "jwt_secret", make=make)
 
 
-def with_erasure_secret(settings: Settings) -> Settings:
+def with_erasure_secret(settings: Settings, *, make: bool = True) -> Settings:
     """The settings with the secret for erasures that is kept in home, where they name none; made where none is kept.
 
-    Raises SettingsError in production, where several hosts would each make one.
+    Raises SettingsError in production, where several hosts would each make one, and where there is none to be had.
     """
     if settings.erasure_secret:
         return settings
     if settings.environment == "production":
         raise SettingsError("production needs QUESTLOG_ERASURE_SECRET (32 characters or more), the same for good")
-    return _with_kept(settings, "erasure_secret", make=True)
+    return _with_kept(settings, "erasure_secret", make=make)
 
 
 def _with_kept(settings: Settings, name: str, *, make: bool) -> Settings:

@@ -48,7 +48,9 @@ def test_somebody_is_exported_and_erased_with_a_receipt_that_can_be_checked(
     assert told(genuine) == [f"genuine: signed by {receipt['publicKey']}"]
     elsewhere = questlog(tmp_path / "elsewhere", "verify-receipt", str(file), "--key", receipt["publicKey"])
     assert elsewhere.returncode == 0, elsewhere.stderr
-    assert_one_line(questlog(tmp_path / "elsewhere", "verify-receipt", str(file)), "is not as it was signed")
+    assert_one_line(questlog(tmp_path / "elsewhere", "verify-receipt", str(file)), "set QUESTLOG_ERASURE_SECRET")
+    other = questlog(running.home, "verify-receipt", str(file), "--key", receipt["publicKey"].swapcase())
+    assert_one_line(other, "is not as it was signed")
     file.write_text(erased.stdout.replace('"users": 1', '"users": 2'))
     assert_one_line(questlog(running.home, "verify-receipt", str(file)), "is not as it was signed")
 

@@ -50,8 +50,7 @@ query ($days: Int!, $type: ErrorType) {
 }
 """
 TABLES = (
-    "users, guardianships, data_exports, data_export_parts, devices, user_activity_events, error_events, error_groups,"
-    " user_sessions, daily_activity,"
+    "users, guardianships, devices, user_activity_events, error_events, error_groups, user_sessions, daily_activity,"
     " daily_contributions, learning_journey_events, page_view_analytics, quest_analytics, badge_analytics, catalogue,"
     " dirty_spans, dirty_days, risk_assessments, assessments_due"
 )
