@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CompoundSelect, or_, select, union
+from sqlalchemy import ColumnElement, CompoundSelect, and_, false, or_, select, union
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.access_log import AccessLogEntry
@@ -40,6 +40,15 @@ class Kept(NamedTuple):
     def concerns(self, subject_key: UUID) -> ColumnElement[bool]:
         """The rows that are of somebody or name them."""
         return or_(*(column == subject_key for column in self.whose))
+
+    def outlives(self, subject_key: UUID) -> ColumnElement[bool]:
+        """The rows that name somebody and stay when they are erased."""
+        staying = [column for column in self.whose[1:] if _is_emptied(column)]
+        return and_(self.whose[0] != subject_key, or_(false(), *(column == subject_key for column in staying)))
+
+
+def _is_emptied(column: InstrumentedAttribute[Any]) -> bool:
+    return any(key.ondelete == "SET NULL" for key in column.property.columns[0].foreign_keys)
 
 
 def _kept(table: Any, name: str, about: str, *, named: tuple[Any, ...] = (), with_account: bool = False) -> Kept:

@@ -93,7 +93,7 @@ async def begin(connection: AsyncConnection, user_id: str, asked_by: bytes, now:
     theirs = digest(secret_of(connection), user_id)
     await set_tombstone(connection, theirs)
     await _make_exports_anew(connection, DataExport.subject_key.in_(keys_beside(key)))
-    deleted = {kept.table.__tablename__: await _number(connection, kept, key) for kept in KEPT if kept.with_account}
+    deleted = await _going_with(connection, key)
     await connection.execute(delete(User).where(User.subject_key == key))
     erasure_id = uuid4()
     await connection.execute(
@@ -112,8 +112,15 @@ async def begin(connection: AsyncConnection, user_id: str, asked_by: bytes, now:
     return erasure_id
 
 
-async def _number(connection: AsyncConnection, kept: Kept, key: UUID) -> int:
-    return await connection.scalar(select(func.count()).select_from(kept.table).where(kept.concerns(key))) or 0
+async def _going_with(connection: AsyncConnection, key: UUID) -> Deleted:
+    """What goes with somebody's account, and which rows stay and name them no more."""
+    going: Deleted = Counter()
+    for kept in KEPT:
+        if kept.with_account:
+            name, stays = kept.table.__tablename__, kept.outlives(key)
+            counted = select(func.count().filter(~stays), func.count().filter(stays)).where(kept.concerns(key))
+            going[name], going[f"names in {name}"] = (await connection.execute(counted)).one()
+    return +going
 
 
 async def _make_exports_anew(connection: AsyncConnection, subject_keys: ColumnElement[bool]) -> None:

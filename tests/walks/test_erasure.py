@@ -377,6 +377,34 @@ async def test_figures_of_the_platform_are_those_of_the_events_that_are_left(emp
     assert await platform.data(question, ADMIN) == before
 
 
+async def test_what_somebody_said_and_read_of_others_stays_and_names_them_no_more(empty_platform: Platform) -> None:
+    platform = empty_platform
+    await move_in(platform)
+    child: Asker = (Role.STUDENT, CHILD)
+    told = "query ($who: ID!) { user(userId: $who) { accessLog { nodes { viewer { userId } viewerRole } } } }"
+    await platform.data(told, THE_PARENT, who=CHILD)
+
+    async def read_by() -> list[Answer]:
+        nodes: list[Answer] = (await platform.data(told, child, who=CHILD))["user"]["accessLog"]["nodes"]
+        return [node for node in nodes if node["viewerRole"] == "PARENT"]
+
+    async def is_kept() -> bool:
+        return bool(await read_by())
+
+    await until(is_kept)
+    consents = "query ($who: ID!) { user(userId: $who) { consents { basis givenBy { userId } revokedAt } } }"
+    before = (await platform.data(consents, child, who=CHILD))["user"]["consents"]
+    assert [each["givenBy"] for each in before] == [{"userId": PARENT}] * 2
+    key = await key_of(platform, PARENT)
+    receipt = await erased(platform, await erase(platform, PARENT))
+    assert receipt["deleted"].items() >= {"guardianships": 2, "names in consents": 4, "names in access_log": 1}.items()
+    assert not {"consents", "access_log"} & receipt["deleted"].keys()
+    after = (await platform.data(consents, child, who=CHILD))["user"]["consents"]
+    assert after == [each | {"givenBy": None} for each in before]
+    assert await read_by() == [{"viewer": None, "viewerRole": "PARENT"}]
+    assert await places_of(platform, key) == {}
+
+
 async def test_who_may_erase_whom(empty_platform: Platform) -> None:
     platform = empty_platform
     await move_in(platform)

@@ -121,6 +121,7 @@ async def test_an_archive_has_all_that_is_kept(empty_platform: Platform) -> None
     (account,) = read("account")
     assert (account["user_id"], account["subject_key"]) == (CHILD, key)
     assert [row["guardian_key"] for row in read("guardians")] == [PARENT]
+    assert {row["given_by_key"] for row in read("consents")} == {PARENT}
     risks = read("risk")
     assert sorted(row["days"] for row in risks) == sorted(WINDOWS)
     assert all(evidence for row in risks for _, _, evidence in row["factors"].values())
