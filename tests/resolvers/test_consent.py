@@ -388,7 +388,7 @@ async def test_what_a_watcher_sees_is_what_they_get(family: Family) -> None:
     """Each field that is told of, asked for by itself."""
     deeper = {"journey": "{ totalXp }", "engagement": "{ days }", "eventCounts": "{ count }", "risk": "{ score }"}
     deeper |= {"guardians": "{ userId }", "consents": "{ basis }"}
-    deeper |= {"events": "{ nodes { id } }", "sessions": "{ nodes { id } }"}
+    deeper |= dict.fromkeys(("events", "sessions", "accessLog"), "{ nodes { id } }")
     guardian, admins = (await family.platform.data(VISIBLE_TO, family.themself))["viewer"]["visibleTo"]
     for watcher, asker in ((guardian, family.guardian), (admins, ADMIN)):
         fields = [f"{field} {deeper.get(field, '')}" for field in watcher["sees"] if "." not in field]
