@@ -82,8 +82,8 @@ BEGIN
     WHERE indrelid = to_regclass(which) AND indpred IS NULL
     ORDER BY indisprimary DESC, indexrelid LIMIT 1;
     EXECUTE format('CLUSTER %I USING %I', which, (SELECT relname FROM pg_class WHERE oid = by_index));
+    SELECT reltuples INTO rows FROM pg_class WHERE oid = to_regclass(which);
     EXECUTE format('ANALYZE %I', which);
-    EXECUTE format('SELECT count(*) FROM %I', which) INTO rows;
     RETURN rows;
 END $$
 """

@@ -24,7 +24,7 @@ from tests.household import CHILD, PARENT, SIBLING, day_of, move_in
 from tests.platform import SERVICE, Answer, Asker, Platform, new_api, until, working
 from workers.event import store
 from workers.queue import decode_event, encode_event
-from workers.retention import retain
+from workers.retention import Done, retain
 
 ERASE = "mutation ($who: ID!) { eraseUser(input: {userId: $who}) { erasure { id state } userErrors { code } } }"
 ERASURE = "query ($id: ID!) { erasure(id: $id) { state requestedAt finishedAt receipt } }"
@@ -263,6 +263,7 @@ async def test_after_the_next_retention_run_no_file_keeps_them(servers: Embedded
         policy, queue = Policy(90, 730), platform.api.intake.queue
         done = [each async for each in retain(platform.worker_engine, queue, datetime.now(UTC), policy, wait=True)]
         assert {each.step for each in done} == {Step.REWRITE}
+        assert Done(Step.REWRITE, "users", 1) in done
         assert not any(await places())
         async with platform.superuser.connect() as connection:
             assert await connection.scalar(text("SELECT written_anew_at IS NOT NULL FROM erasures"))
