@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from models.export import OFFERED_FOR
 from questlog.settings import Settings, variable
 
 
@@ -52,6 +53,15 @@ KEPT = (
         "no longer",
         ("consents",),
     ),
+    Kept(
+        "who read whose data",
+        "{delete} days, or until the account is erased of whom it was; who read it, until theirs is",
+        "no longer",
+        ("access_log",),
+    ),
+    Kept("archives that somebody asked for", "{offered} days", "no longer", ("data_exports", "data_export_parts")),
+    Kept("an erasure, and its signed receipt", "until it is done", "for good", ("erasures",)),
+    Kept("that somebody was erased", "never", "until the platform signs them up anew", ("tombstones",)),
     Kept("a device that nobody signed in on", SOME_WEEKS, "no longer", ("devices",)),
     Kept("events that could not be stored (`questlog set-aside`)", SOME_WEEKS, "no longer", ("set_aside_events",)),
     Kept(
@@ -104,6 +114,17 @@ same reason a session keeps neither its length nor how much happened in it.
 Where one person alone was there within an hour, that hour's rows can only be theirs: on a platform that small, nothing
 hides anybody.
 
+## When somebody is erased
+
+Their account goes at once. From then on whatever comes with the user's id is refused, until the platform signs them up
+anew: for that a tombstone stays, an HMAC of the id by the installation's secret, which tells nobody who it was. All
+else that is theirs or names them goes within minutes, from what waits and from every table, and from the files of all
+tables with the next day's run: the receipt says by when.
+
+What stays: the receipt, which is signed and names nobody; with others, that a guardian or an admin read their data or
+gave a consent, but not who; the platform's figures of sealed days, which are sums in which nobody can be told apart;
+and their id where the platform itself wrote it into a text: a path, a title, an error's message.
+
 ## What other files hold, and for how long
 
 - Valkey's append-only file has events that were accepted until it is written anew, as each day's run has it do in the
@@ -112,7 +133,6 @@ hides anybody.
   checkpoint needs any more may lie unused with what they held: all of it is gone once the server has written
   twice `max_wal_size` more (1 GB unless set), which takes minutes on a busy server, and may take weeks on a quiet one.
   An archive of it, replicas and backups are yours to bound.
-- What was erased is gone from the files of events, errors, sessions and contributions with the next run.
 - The log of Questlog names nobody.
 """
 
@@ -125,6 +145,7 @@ def policy(settings: Settings) -> str:
         least=anonymize - 8,
         anonymize=anonymize,
         delete=delete,
+        offered=OFFERED_FOR.days,
         anonymize_variable=variable("anonymize_after_days"),
         delete_variable=variable("delete_after_days"),
     )

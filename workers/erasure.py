@@ -36,7 +36,7 @@ from models.erasure import Erasure, TaskState
 from models.error import ErrorEvent, ErrorGroup
 from models.event import UserActivityEvent
 from models.export import DataExport, DataExportPart
-from models.horizon import horizon, next_run
+from models.horizon import horizon_kept, next_run
 from models.ledger import Counts, SetAsideEvent, add_counts
 from models.naming import names, without
 from models.partition import BY, weeks
@@ -405,7 +405,7 @@ def _named(found: Mapping[str, int]) -> bool:
 async def _finish(work: Work, row: Any, now: datetime, anonymize_after_days: int) -> None:
     """Keep the receipt, and forget whom it is about."""
     failed = _named(row.found)
-    since = horizon(now, anonymize_after_days).date()
+    since = (await horizon_kept(work.connection, now, anonymize_after_days)).date()
     receipt = {
         "erasure": str(row.erasure_id),
         "person": row.tombstone.hex(),

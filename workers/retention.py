@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.access_log import forget_accesses
-from models.horizon import horizon
+from models.horizon import horizon, next_run
 from models.ledger import Counts, SetAsideEvent, add_counts, take_set_aside
 from models.retention import (
     LAST_RUN,
@@ -38,9 +38,6 @@ from workers.queue import decode_event
 
 logger = logging.getLogger(__name__)
 
-HOUR = time(2)
-"""When in UTC a day's run is due, and the horizon moves."""
-
 
 class Done(NamedTuple):
     """What a run did to how many rows of a table; `part` is the partition, where it did it to a whole one."""
@@ -53,8 +50,7 @@ class Done(NamedTuple):
 
 async def is_due(connection: AsyncConnection, now: datetime) -> bool:
     """Whether no run has come to its end since 02:00 UTC, or one that began since then was broken off."""
-    since = datetime.combine(now.date(), HOUR, UTC)
-    since -= timedelta(days=since > now)
+    since = next_run(now) - timedelta(days=1)
     last = (await connection.execute(LAST_RUN)).one_or_none()
     return last is None or last.started_at < since or last.finished_at is None
 
