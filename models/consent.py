@@ -1,10 +1,10 @@
 """Consents: by which a learner's events may be kept, from whom, and until when."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Exists, ForeignKey, select
+from sqlalchemy import Exists, ForeignKey, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from models.base import Base
@@ -33,6 +33,8 @@ class Consent(Base):
     revoked_at: Mapped[datetime | None]
 
 
-def is_consented(subject_key: InstrumentedAttribute[UUID]) -> Exists:
-    """Whether there is a consent for this subject that nobody revoked."""
-    return select(Consent.consent_id).where(Consent.subject_key == subject_key, Consent.revoked_at.is_(None)).exists()
+def is_consented(subject_key: InstrumentedAttribute[UUID], birth_date: InstrumentedAttribute[date | None]) -> Exists:
+    """Whether there is a consent for this subject that nobody revoked. Their own word counts only while their birth
+    date is unknown: by a known one they are of age and need none, or are not and cannot give it."""
+    given = select(Consent.consent_id).where(Consent.subject_key == subject_key, Consent.revoked_at.is_(None))
+    return given.where(or_(Consent.basis != ConsentBasis.SELF, birth_date.is_(None))).exists()

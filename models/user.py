@@ -101,7 +101,7 @@ async def subjects_of(connection: AsyncConnection, user_ids: Sequence[str]) -> d
     """The subjects of those of the users who are known, by user id."""
     columns = User.subject_key, User.time_zone, User.role, User.birth_date, User.tracking_objected
     found = await connection.execute(
-        select(User.user_id, *columns, is_consented(User.subject_key).label("consented")).where(
+        select(User.user_id, *columns, is_consented(User.subject_key, User.birth_date).label("consented")).where(
             User.user_id.in_(user_ids)
         )
     )

@@ -90,6 +90,20 @@ async def test_a_consent_counts_until_it_is_revoked(storing: Storing) -> None:
     assert await storing.store(batch) == Stored(0, 0, 1)
 
 
+async def test_below_the_age_of_consent_a_learner_s_own_word_is_none(storing: Storing) -> None:
+    """Also where it was given before their birth date was known."""
+    key = await know(storing, "on their own word")
+    given = "INSERT INTO consents VALUES (:key, gen_random_uuid(), 'SELF', NULL, NULL, now(), '1', NULL)"
+    await storing.rows(given, key=key)
+    batch = [as_tracked(visit(NOW), "on their own word")]
+    strict = ConsentRule(unknown_age=True)
+    async with storing.engine.begin() as connection:
+        assert await store(connection, batch, anonymize_after_days=DAYS, consent_rule=strict) == Stored(1, 0, 0)
+    await storing.rows("UPDATE users SET birth_date = :born WHERE subject_key = :key", born=YOUNG, key=key)
+    async with storing.engine.begin() as connection:
+        assert await store(connection, batch, anonymize_after_days=DAYS, consent_rule=strict) == Stored(0, 0, 1)
+
+
 async def test_the_rule_is_the_one_that_is_given(storing: Storing) -> None:
     await know(storing, "fourteen", birth_date=date(TODAY.year - 15, 1, 1))
     await know(storing, "unknown age")
