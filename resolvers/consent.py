@@ -93,7 +93,8 @@ async def revoke(request: Request, user_id: str) -> Outcome:
             .where(Consent.subject_key == learner.subject_key, Consent.revoked_at.is_(None))
             .values(revoked_at=request.now)
         )
-        await outlast_storing(connection)
+        if revoked.rowcount:
+            await outlast_storing(connection)
     request.standings.forget([user_id])
     done = Refusal(["userId"], "ALREADY_DONE", "there is no consent that is in force")
     return learner, [] if revoked.rowcount else [done]

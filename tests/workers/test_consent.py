@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from models.base import connect
+from models.consent import begin_storing
 from models.permission import ConsentRule
 from models.viewer import Role
 from questlog.app import create_app
@@ -137,6 +138,14 @@ async def test_a_revocation_ends_after_whoever_is_storing_and_before_whoever_beg
         await storing.until_waiting(2)
     assert not (await revoking)["revokeConsent"]["userErrors"]
     assert await beginning == Stored(0, 0, 1)
+
+
+async def test_to_revoke_what_is_not_there_waits_for_nobody_who_is_storing(idle: Platform, storing: Storing) -> None:
+    await know(storing, "never consented", birth_date=YOUNG)
+    async with storing.engine.begin() as connection:
+        await begin_storing(connection)
+        answer = await idle.data(REVOKE, SERVICE, userId="never consented")
+    assert [error["code"] for error in answer["revokeConsent"]["userErrors"]] == ["ALREADY_DONE"]
 
 
 async def test_what_is_on_its_way_when_a_consent_is_revoked_is_withdrawn(api: Platform) -> None:
