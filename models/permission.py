@@ -3,6 +3,7 @@ platform needs."""
 
 from datetime import datetime
 from typing import NamedTuple
+from uuid import uuid5
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -74,7 +75,7 @@ def without_person(event: TrackedEvent) -> TrackedEvent:
         event,
         user_id=None,
         role=None,
-        device_id=event.event_id,
+        device_id=uuid5(event.event_id, "without the person"),  # the id itself may be a browser's
         page_path=None,
         page_title=None,
         referrer=None,
