@@ -176,7 +176,8 @@ class Api:
         request = scope["questlog.request"] = self.request_of(http, viewer)
 
         async def send_with_device(message: Message) -> None:
-            if message["type"] == "http.response.start" and viewer.role is Role.ANONYMOUS and request.device_id:
+            is_remembered = viewer.role is Role.ANONYMOUS and not request.objects
+            if message["type"] == "http.response.start" and is_remembered and request.device_id:
                 remember_device(message, request.device_id, secure=http.url.scheme == "https")
             await send(message)
 

@@ -343,7 +343,7 @@ async def test_a_browser_s_signal_stops_as_much_whoever_sends(family: Family) ->
     assert await family.sent(view, headers=signal) == ["CONSENT_REQUIRED"]
 
 
-async def test_a_browser_that_signals_keeps_no_company_with_its_errors(platform: Platform) -> None:
+async def test_a_browser_that_signals_gets_no_cookie_and_no_company_with_its_errors(platform: Platform) -> None:
     error, login = event("networkError", {"message": "away"}), event("loginFailed", {})
     body = {"query": TRACK, "variables": {"events": [error, login]}}
     async with browser(platform.app) as client:
@@ -354,6 +354,7 @@ async def test_a_browser_that_signals_keeps_no_company_with_its_errors(platform:
         query = text("SELECT subject_key FROM user_activity_events WHERE event_id = ANY (:ids)")
         keys = list(await connection.scalars(query, {"ids": [error["eventId"], login["eventId"]]}))
     assert len(keys) == len(set(keys)) == 2
+    assert "set-cookie" not in answer.headers
 
 
 async def test_below_the_age_of_consent_only_a_parent_takes_an_objection_back(family: Family) -> None:
