@@ -121,7 +121,8 @@ async def set_tracking(request: Request, user_id: str, *, objected: bool) -> Out
             await connection.execute(
                 update(User).where(User.subject_key == user.subject_key).values(tracking_objected=objected)
             )
-            await outlast_storing(connection)
+            if objected:
+                await outlast_storing(connection)
     request.standings.forget([user_id])
     return user, refusals
 

@@ -148,6 +148,16 @@ async def test_to_revoke_what_is_not_there_waits_for_nobody_who_is_storing(idle:
     assert [error["code"] for error in answer["revokeConsent"]["userErrors"]] == ["ALREADY_DONE"]
 
 
+async def test_to_object_no_more_waits_for_nobody_who_is_storing(idle: Platform, storing: Storing) -> None:
+    await know(storing, "objects no more", tracking_objected=True)
+    async with storing.engine.begin() as connection:
+        await begin_storing(connection)
+        answer = await idle.data(
+            SET_TRACKING, (Role.STUDENT, "objects no more"), userId="objects no more", objected=False
+        )
+    assert not answer["setTracking"]["userErrors"]
+
+
 async def test_what_is_on_its_way_when_a_consent_is_revoked_is_withdrawn(api: Platform) -> None:
     kit: Asker = (Role.STUDENT, "kit")
     await api.upsert({"userId": "kit", "role": "STUDENT", "birthDate": YOUNG.isoformat()})
