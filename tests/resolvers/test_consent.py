@@ -414,12 +414,12 @@ async def test_what_a_watcher_sees_is_what_they_get(family: Family) -> None:
 async def test_a_parent_s_view_ends_at_the_instant_at_which_the_child_is_18(family: Family) -> None:
     sees = "query ($userId: ID!) { user(userId: $userId) { userId } viewer { children { userId } } }"
     platform = family.platform
-    async with platform.superuser.connect() as connection:
-        soon = "UPDATE users SET adult_at = clock_timestamp() + interval '1.2 s' WHERE user_id = :u"
-        await connection.execute(text(soon), {"u": family.child})
-        await connection.commit()
-        assert (await platform.ask(sees, family.guardian, userId=family.child))["data"]["user"]
-        await connection.execute(text("SELECT pg_sleep(1.3)"))
+    until = "UPDATE users SET adult_at = now() + :rest WHERE user_id = :u"
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text(until), {"rest": timedelta(hours=1), "u": family.child})
+    assert (await platform.ask(sees, family.guardian, userId=family.child))["data"]["user"]
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text(until), {"rest": timedelta(0), "u": family.child})
     answer = await platform.ask(sees, family.guardian, userId=family.child)
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     assert answer["data"]["viewer"]["children"] == []
