@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import text
 
 from models.base import connect
-from models.consent import begin_storing
 from models.permission import ConsentRule
+from models.storing import begin_storing
 from models.viewer import Role
 from questlog.app import create_app
 from questlog.embedded import EmbeddedServers
