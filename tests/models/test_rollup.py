@@ -58,7 +58,7 @@ def in_order(tables: dict[str, list[dict[str, object]]]) -> dict[str, list[str]]
     return {name: sorted(map(repr, rows)) for name, rows in tables.items()}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=75)
 @given(history=histories(NOW), data=st.data())
 def test_deriving_around_what_came_late_gives_what_deriving_everything_gives(
     history: History, data: st.DataObject
@@ -75,7 +75,7 @@ def test_deriving_around_what_came_late_gives_what_deriving_everything_gives(
     assert in_order(rewritten(before, change)) == in_order(whole)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(history=histories(NOW), data=st.data())
 def test_what_little_is_known_gives_the_whole_stretch_or_none(history: History, data: st.DataObject) -> None:
     events = sorted((read(event) for event in history.events), key=lambda event: event.occurred_at)

@@ -49,7 +49,7 @@ def minutes(events: Sequence[StoredEvent]) -> list[tuple[float, float]]:
     return [((one.started_at - NOW) / MINUTE, (one.ended_at - NOW) / MINUTE) for one in find_sessions(events)]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(history=histories(NOW), seed=st.randoms(use_true_random=False))
 def test_they_are_those_of_the_recomputation_in_whatever_order_the_events_come(
     history: History, seed: random.Random

@@ -119,6 +119,7 @@ async def test_while_the_events_are_locked_the_queue_takes_them(
     await check_stored(api, 1)
 
 
+@pytest.mark.long
 async def test_while_postgresql_stands_still_the_queue_takes_events(
     own_servers: EmbeddedServers, api: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

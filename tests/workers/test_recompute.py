@@ -215,6 +215,7 @@ async def test_events_are_held_in_portions(storing: Storing, monkeypatch: pytest
     assert await everything(storing, key) == right
 
 
+@pytest.mark.long
 async def test_broken_off_it_is_done_by_the_next(storing: Storing) -> None:
     keys = [await learner(storing, *day_with_everything()) for _ in range(60)]
     await again(storing, Scope())
