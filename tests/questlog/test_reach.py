@@ -11,17 +11,18 @@ from workers.queue import open_queue
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "right"),
+    ("command", "name", "wrong", "right"),
     [
-        ("appendonly", "no", "yes"),
-        ("appendfsync", "everysec", "always"),
-        ("maxmemory-policy", "volatile-lru", "noeviction"),
+        (["work"], "appendonly", "no", "yes"),
+        (["serve", "--port", "0"], "appendfsync", "everysec", "always"),
+        (["work"], "maxmemory-policy", "volatile-lru", "noeviction"),
     ],
 )
 async def test_a_valkey_that_may_lose_events_is_refused_in_production(
     own_servers: EmbeddedServers,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    command: list[str],
     name: str,
     wrong: str,
     right: str,
@@ -37,8 +38,7 @@ async def test_a_valkey_that_may_lose_events_is_refused_in_production(
     queue = await open_queue(own_servers.redis_url)
     await queue.config_set(name, wrong)
     try:
-        for command in (["work"], ["serve", "--port", "0"]):
-            assert_one_line(questlog(tmp_path, *command, **production), said)
+        assert_one_line(questlog(tmp_path, *command, **production), said)
         await check_durability(own_servers.redis_url, "development")
     finally:
         await queue.config_set(name, right)

@@ -33,6 +33,7 @@ def told(ended: CompletedProcess[str]) -> list[str]:
     return ended.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_where_all_is_right_no_row_differs(running: Installation) -> None:
     everybody = questlog(running.home, "recompute")
     assert everybody.returncode == 0, everybody.stderr

@@ -59,7 +59,7 @@ FIELDS = {kind["field"]: name for name, kind in TAXONOMY.items()}
 
 @given(data=st.data())
 @settings(
-    max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
 async def test_random_histories(platform: Platform, data: st.DataObject) -> None:
     now = datetime.now(UTC)
@@ -82,8 +82,8 @@ async def test_random_histories(platform: Platform, data: st.DataObject) -> None
 
 
 async def test_some_of_the_course(platform: Platform) -> None:
-    await send_in_order(platform, await asyncio.to_thread(course_of, "some", every=24))
-    await send_shuffled(platform, await asyncio.to_thread(course_of, "some shuffled", every=24))
+    await send_in_order(platform, await asyncio.to_thread(course_of, "some", every=48))
+    await send_shuffled(platform, await asyncio.to_thread(course_of, "some shuffled", every=48))
 
 
 @pytest.mark.long

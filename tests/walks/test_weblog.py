@@ -70,7 +70,7 @@ MOST_AT_ONCE = 16
 SIGNED = (Role.STUDENT, Role.ADMIN, Role.SERVICE)
 BOTS = [re.compile(each["pattern"]) for each in user_agents("crawler_user_agents")]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def address_of(line: Line) -> str:
@@ -112,13 +112,11 @@ class Replay:
         return [line for line, answer in zip(self.lines, self.by_visitors, strict=True) if answer["accepted"]]
 
 
-@pytest.fixture(scope="module", params=["the last day", pytest.param("all of it", marks=pytest.mark.long)])
-async def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replay]:
+@pytest.fixture(scope="module")
+async def replay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replay]:
     """An installation of its own behind a proxy that says who asks; it has ended, and its files are there."""
     home = tmp_path_factory.mktemp("weblog") / "home"
     lines = [line for line in read() if line.is_page]
-    if request.param == "the last day":
-        lines = [line for line in lines if line.at.date() == lines[-1].at.date()]
     later = until_yesterday(lines, datetime.now(UTC).date())
     wide = {"QUESTLOG_QUESTION_COST": "20000", "QUESTLOG_COST_RESTORE_RATE": "0"}
     with serving(home, QUESTLOG_TRUSTED_PROXIES="127.0.0.1", **wide) as installation:

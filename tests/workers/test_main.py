@@ -175,7 +175,7 @@ async def test_sigterm_lets_a_worker_finish_what_it_has_begun(api: Platform) -> 
 
 
 async def test_sigterm_leaves_what_is_not_begun_to_the_next_worker(api: Platform) -> None:
-    events = some(5000)
+    events = some(1000)
     await send(api, events, size=20)
     async with nobody_may_insert(api) as lock:
         with worker_process(api) as worker:
@@ -218,6 +218,7 @@ async def commits(api: Platform, queue: ArqRedis) -> AsyncIterator[dict[str, Any
         await commits.close()
 
 
+@pytest.mark.long
 async def test_a_worker_outlives_a_restart_of_postgresql(own_servers: EmbeddedServers, tmp_path: Path) -> None:
     async with new_api(own_servers, tmp_path) as api:
         before, meanwhile = some(100)[:50], some(100)[50:]

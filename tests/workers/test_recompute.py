@@ -254,6 +254,7 @@ async def test_beside_roll_ups_and_stores_figures_end_right(storing: Storing) ->
     assert await again(storing, Scope()) == {}
 
 
+@pytest.mark.long
 async def test_numbers_of_the_platform_are_put_right_and_counted(storing: Storing) -> None:
     page = Event(uuid4(), TODAY - 2 * DAY, "page_view", {}, UUID(int=1), page_path="/maps")
     await learner(storing, page, *day_with_everything())
