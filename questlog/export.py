@@ -17,7 +17,7 @@ from questlog.progress import progress
 from questlog.supervisor import StartError
 from resolvers.export import DownloadError, download
 from resolvers.request import Request
-from workers.export import TooLargeError, visible_ids, write_archive
+from workers.export import TooLargeError, see_one_moment, visible_ids, write_archive
 
 NO_STORE = {"cache-control": "no-store"}
 
@@ -43,7 +43,7 @@ async def write(engine: AsyncEngine, user_id: str, folder: Path) -> None:
     """
     now = datetime.now(UTC)
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        await see_one_moment(connection)
         person: Any = None
         if is_storable(user_id):
             person = (await connection.execute(select(User.__table__).where(User.user_id == user_id))).first()

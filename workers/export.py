@@ -20,12 +20,14 @@ from sqlalchemy import (
     Text,
     cast,
     delete,
+    exists,
     func,
     insert,
     literal,
     literal_column,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -38,6 +40,7 @@ from models.guardianship import children_of
 from models.journey import RECENT_DAYS, rhythm
 from models.ledger import SetAsideEvent
 from models.naming import named_in, without
+from models.partition import BY
 from models.person import KEPT, Kept, keys_beside
 from models.taxonomy import CustomEvent, event_type
 from models.user import User
@@ -64,6 +67,7 @@ SET_ASIDE = "events of yours that could not be stored yet, as they came"
 
 # Of an archive's row: whoever was erased between two looks at it has changed it.
 VERSION: ColumnElement[str] = cast(literal_column("data_exports.xmin"), Text)
+KEEP_PARTITIONS = text(f"LOCK TABLE {', '.join(BY)} IN ACCESS SHARE MODE")
 
 Row = dict[str, Any]
 Visible = Collection[str] | None
@@ -82,10 +86,17 @@ async def visible_ids(connection: AsyncConnection, user_id: str, role: Role) -> 
     return {user_id, *(child for _, child in children)}
 
 
+async def see_one_moment(connection: AsyncConnection) -> None:
+    """Let the transaction that begins with this see one moment, with all there is: a partition that is exchanged after
+    its first look would be empty to it."""
+    await connection.execution_options(isolation_level="REPEATABLE READ")
+    await connection.execute(KEEP_PARTITIONS)
+
+
 async def write_archive(
     connection: AsyncConnection, subject_key: UUID, visible: Visible, file: IO[bytes], now: datetime
 ) -> None:
-    """Write all that is kept of the person into a zip file. The connection's transaction must show one moment.
+    """Write all that is kept of the person into a zip file. The connection's transaction must `see_one_moment`.
 
     Raises LookupError where there is no such person, and TooLargeError where there is too much.
     """
@@ -238,11 +249,15 @@ async def _rhythm(connection: AsyncConnection, person: Any, now: datetime) -> Ro
 
 async def make_next(engine: AsyncEngine, now: datetime) -> bool:
     """Make the archive that is waited for longest, unless another process makes it; says whether there was one."""
+    wanted_still = DataExport.state.in_((TaskState.WAITING, TaskState.RUNNING))
     async with engine.connect() as reading:
-        await reading.execution_options(isolation_level="REPEATABLE READ")
+        if not await reading.scalar(select(exists().where(wanted_still))):
+            return False
+        await reading.rollback()
+        await see_one_moment(reading)
         waiting = (
             select(DataExport.export_id, VERSION.label("version"))
-            .where(DataExport.state.in_((TaskState.WAITING, TaskState.RUNNING)))
+            .where(wanted_still)
             .order_by(DataExport.requested_at)
             .offset(0)
             .subquery()

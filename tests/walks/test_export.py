@@ -14,7 +14,9 @@ import pytest
 from sqlalchemy import text
 
 from models.base import connect
+from models.event import UserActivityEvent
 from models.person import KEPT, NOT_OF_PEOPLE
+from models.retention import Policy, Step, mark_rewrite, take_step
 from models.risk import WINDOWS
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
@@ -243,3 +245,45 @@ async def test_an_archive_that_was_lost_is_made_again(servers: EmbeddedServers, 
             url = await ready(platform, export_id, THE_CHILD)
         archive = zipfile.ZipFile(io.BytesIO((await fetched(platform, url, THE_CHILD)).content))
         assert archive.testzip() is None
+
+
+async def test_an_archive_has_the_events_of_a_week_that_is_written_anew_meanwhile(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """To whoever began to look before, the new partition would be empty."""
+    async with new_api(servers, tmp_path) as platform:
+        await platform.upsert({"userId": CHILD, "role": "STUDENT"})
+        now = datetime.now(UTC)
+        async with working(platform):
+            assert (await platform.track([event(CHILD)]))["accepted"] == 1
+            await platform.settle()
+        export_id = await ask_for(platform, CHILD, THE_CHILD)
+        retaining = connect(platform.logins.worker, pool_size=1, name="retaining")
+        async with platform.worker_engine.begin() as connection:
+            await mark_rewrite(connection, UserActivityEvent, [now])
+
+        async def write_anew() -> None:
+            async with retaining.begin() as connection:
+                assert await take_step(connection, Step.REWRITE, now, Policy(90, 730))
+
+        async def waits(which: str) -> bool:
+            async with platform.superuser.connect() as connection:
+                return bool(await connection.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {which}")))
+
+        async with platform.superuser.begin() as connection:
+            await connection.execute(text("LOCK TABLE data_exports IN EXCLUSIVE MODE"))
+            making = asyncio.create_task(make_next(platform.worker_engine, now))
+            await until(lambda: waits("wait_event_type = 'Lock'"))
+            writing = asyncio.create_task(write_anew())
+
+            async def is_exchanged_or_waits() -> bool:
+                asleep = "application_name = 'retaining' AND (wait_event_type = 'Lock' OR wait_event = 'PgSleep')"
+                return writing.done() or await waits(asleep)
+
+            await until(is_exchanged_or_waits)
+        assert await making
+        await writing
+        await retaining.dispose()
+        url = await ready(platform, export_id, THE_CHILD)
+        archive = zipfile.ZipFile(io.BytesIO((await fetched(platform, url, THE_CHILD)).content))
+        assert len(json.loads(archive.read("events.json"))) == 1
