@@ -8,18 +8,20 @@ import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from starlette.requests import Request as HttpRequest
 
 from models.base import connect
 from models.event import UserActivityEvent
 from models.person import KEPT, NOT_OF_PEOPLE
 from models.retention import Policy, Step, mark_rewrite, take_step
 from models.risk import WINDOWS
-from models.viewer import Role
+from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from resolvers.export import DownloadError, download
 from tests.household import ADMIN as ADA
 from tests.household import CHILD, PARENT, SIBLING, STRANGER, move_in
 from tests.platform import Answer, Asker, Platform, new_api, until, working
@@ -287,3 +289,31 @@ async def test_an_archive_has_the_events_of_a_week_that_is_written_anew_meanwhil
         url = await ready(platform, export_id, THE_CHILD)
         archive = zipfile.ZipFile(io.BytesIO((await fetched(platform, url, THE_CHILD)).content))
         assert len(json.loads(archive.read("events.json"))) == 1
+
+
+async def test_whoever_downloads_slowly_holds_no_connection_and_gets_all(empty_platform: Platform) -> None:
+    platform = empty_platform
+    await platform.upsert({"userId": CHILD, "role": "STUDENT"})
+    url = await ready(platform, await ask_for(platform, CHILD, THE_CHILD), THE_CHILD)
+    async with platform.superuser.begin() as connection:
+        for number in (1, 2):
+            await connection.execute(
+                text("INSERT INTO data_export_parts SELECT subject_key, export_id, :number, 'more' FROM data_exports"),
+                {"number": number},
+            )
+        await connection.execute(text("UPDATE data_exports SET size = size + 8"))
+    http = HttpRequest({"type": "http", "headers": [], "client": None})
+    request = platform.api.request_of(http, Viewer(Role.STUDENT, CHILD))
+    size, parts = await download(request, UUID(url.removeprefix("/exports/")))
+    got = len(await anext(parts))
+    assert "Current Checked out connections: 0" in platform.api.databases.viewer.pool.status()
+    async for part in parts:
+        got += len(part)
+    assert got == size
+    _, parts = await download(request, UUID(url.removeprefix("/exports/")))
+    await anext(parts)
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("UPDATE data_exports SET expires_at = expires_at + interval '1 second'"))
+    with pytest.raises(DownloadError):  # made anew: parts of two archives are none
+        await anext(parts)
+    await request.close()
