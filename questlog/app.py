@@ -306,7 +306,10 @@ class Exports:
             return
         request = scope["questlog.request"] = self._api.request_of(http, viewer)
         try:
-            response = await hand_over(request, http.path_params["export_id"])
+            try:
+                response = await hand_over(request, http.path_params["export_id"])
+            except UnavailableError as error:
+                response = refusal(scope, STATUSES[error.code], [of_request(error)])
             await response(scope, receive, send)
         finally:
             await request.close()

@@ -23,7 +23,7 @@ NO_STORE = {"cache-control": "no-store"}
 
 
 async def hand_over(request: Request, export_id: str) -> Response:
-    """The archive as a file, for who asked for it; 404 for everybody else."""
+    """The archive as a file, for who asked for it; 404 for everybody else. Raises UnavailableError."""
     try:
         size, parts = await download(request, UUID(export_id))
     except (DownloadError, ValueError):

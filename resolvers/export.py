@@ -12,7 +12,7 @@ from models.erasure import TaskState
 from models.export import DataExport, DataExportPart
 from models.user import User
 from models.viewer import VIEWER_ID, visible_to
-from resolvers.errors import NotFoundError, RequestError
+from resolvers.errors import ForbiddenError, NotFoundError, UnauthenticatedError
 from resolvers.reader import Reader
 from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal, user
@@ -90,10 +90,11 @@ def _theirs(request: Request) -> Select[Any]:
 
 
 async def download(request: Request, export_id: UUID) -> tuple[int, AsyncIterator[bytes]]:
-    """The archive's size and its bytes, part by part; raises DownloadError."""
+    """The archive's size and its bytes, part by part; raises DownloadError, and UnavailableError where that cannot be
+    told."""
     try:
         row = await data_export(request, export_id)
-    except RequestError as error:
+    except (UnauthenticatedError, ForbiddenError, NotFoundError) as error:
         raise DownloadError from error
     if row.state != TaskState.DONE or row.expires_at <= request.now:
         raise DownloadError

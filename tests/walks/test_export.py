@@ -317,3 +317,15 @@ async def test_whoever_downloads_slowly_holds_no_connection_and_gets_all(empty_p
     with pytest.raises(DownloadError):  # made anew: parts of two archives are none
         await anext(parts)
     await request.close()
+
+
+async def test_an_archive_that_cannot_be_looked_for_is_not_said_to_be_gone(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    async with new_api(servers, tmp_path, seconds_to_answer=1) as platform:
+        await platform.data("{ viewer { role } }", THE_CHILD)
+        async with platform.superuser.begin() as connection:
+            await connection.execute(text("LOCK TABLE data_exports IN ACCESS EXCLUSIVE MODE"))
+            answer = await fetched(platform, f"/exports/{uuid4()}", THE_CHILD)
+        assert (answer.status_code, answer.json()["errors"][0]["extensions"]["code"]) == (503, "UNAVAILABLE")
+        assert (await fetched(platform, f"/exports/{uuid4()}", THE_CHILD)).status_code == 404
