@@ -48,7 +48,8 @@ def hour_of(at: datetime) -> datetime:
 async def keep_accesses(connection: AsyncConnection, accesses: Sequence[Access]) -> None:
     """Keep who read whose data, one entry an hour for the two and the role; fields are added to those that it has.
 
-    What somebody reads of themself is not kept, nor what is of nobody who is kept. No two may be of one entry.
+    What somebody reads of themself is not kept, nor what is of nobody who is kept. Of a viewer who was erased there may
+    be more entries, none of which names them. No two may be of one entry.
     """
     entry, viewer, subject = AccessLogEntry, aliased(User), aliased(User)
     rows = unnest(
@@ -77,9 +78,9 @@ async def keep_accesses(connection: AsyncConnection, accesses: Sequence[Access])
             rows.c.at,
             func.string_to_array(rows.c.names, " ").label("fields"),
         )
-        .join(viewer, viewer.user_id == rows.c.user_id)
         .join(subject, subject.subject_key == rows.c.subject_key)
-        .where(viewer.subject_key != rows.c.subject_key)
+        .outerjoin(viewer, viewer.user_id == rows.c.user_id)
+        .where(viewer.subject_key.is_distinct_from(rows.c.subject_key))
         .order_by(rows.c.subject_key, viewer.subject_key)
     )
     statement = insert(entry).from_select(read.selected_columns.keys(), read)

@@ -253,6 +253,19 @@ async def test_a_viewer_whose_account_is_gone_is_null_and_a_subject_takes_the_lo
 
 
 @pytest.mark.usefixtures("nobody_looked")
+async def test_whoever_looks_after_they_were_erased_leaves_an_entry(platform: Platform) -> None:
+    """An admin's token is good for as long as it says."""
+    await platform.upsert({"userId": "ghost", "role": "ADMIN"})
+    erase = 'mutation { eraseUser(input: {userId: "ghost"}) { userErrors { code } } }'
+    assert not (await platform.data(erase, (Role.ADMIN, "ghost")))["eraseUser"]["userErrors"]
+    assert await platform.data('{ user(userId: "sam") { displayName } }', (Role.ADMIN, "ghost"))
+    await until(lambda: _nothing_waits(platform.api.access_log))
+    assert [(row.user_id, row.viewer_role, row.fields) for row in await entries(platform)] == [
+        (None, "ADMIN", ["User.displayName"])
+    ]
+
+
+@pytest.mark.usefixtures("nobody_looked")
 async def test_entries_are_deleted_once_they_are_two_years_old(platform: Platform) -> None:
     over = datetime(2024, 11, 1, 12, tzinfo=UTC)
     log = AccessLog(platform.api.databases.intake)
