@@ -56,12 +56,14 @@ MOST_TRIES = 5
 README = """What is kept of {user_id}, as of {now:%Y-%m-%d %H:%M} UTC.
 
 Each file comes twice: as JSON, exactly as it is kept, and as CSV for spreadsheets, where lists and objects are JSON in
-their cell. Times are in UTC, unless a file says otherwise. `subject_key` is the number that stands for you in every
-table. Ids of people whom whoever asked for this may not see are left out. Events that were taken within the last
-minute may be missing: ask again for those.
+their cell, and a text that would be a formula has a ' before it. Times are in UTC, unless a file says otherwise.
+`subject_key` is the number that stands for you in every table. Ids of people whom whoever asked for this may not see
+are left out. Events that were taken within the last minute may be missing: ask again for those.
 
 {files}
 """
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet would carry out."""
 RHYTHM = "what is inferred of how regularly you learn: what a parent sees in place of a score"
 SET_ASIDE = "events of yours that could not be stored yet, as they came"
 
@@ -177,6 +179,8 @@ def _cell(value: object) -> object:
             return value.isoformat()
         case bool():
             return str(value).lower()
+        case str() if value.startswith(FORMULA):
+            return f"'{value}"
         case _:
             return value
 

@@ -329,3 +329,17 @@ async def test_an_archive_that_cannot_be_looked_for_is_not_said_to_be_gone(
             answer = await fetched(platform, f"/exports/{uuid4()}", THE_CHILD)
         assert (answer.status_code, answer.json()["errors"][0]["extensions"]["code"]) == (503, "UNAVAILABLE")
         assert (await fetched(platform, f"/exports/{uuid4()}", THE_CHILD)).status_code == 404
+
+
+async def test_what_somebody_wrote_is_no_formula_in_a_spreadsheet(empty_platform: Platform) -> None:
+    platform = empty_platform
+    await platform.upsert({"userId": CHILD, "role": "STUDENT", "displayName": "@SUM(1)"})
+    titles = ["=HYPERLINK(1)", "+1", "-1", "\t=1", "\r=1", "plain"]
+    sent = [event(CHILD) | {"page": {"path": "/x", "title": title}} for title in titles]
+    assert (await platform.track(sent))["accepted"] == len(titles)
+    await platform.settle()
+    archive = await archive_of(platform, CHILD, THE_CHILD)
+    for name, column, own in (("events", "page_title", titles), ("account", "display_name", ["@SUM(1)"])):
+        assert {row[column] for row in json.loads(archive.read(f"{name}.json"))} == set(own)
+        cells = [row[column] for row in csv.DictReader(io.StringIO(archive.read(f"{name}.csv").decode(), newline=""))]
+        assert set(cells) == {each if each == "plain" else f"'{each}" for each in own}
