@@ -341,7 +341,7 @@ async def _drop_set_aside(work: Work) -> bool:
     rows = await work.connection.execute(
         select(SetAsideEvent.set_aside_id, SetAsideEvent.event).where(holds).order_by(SetAsideEvent.set_aside_id)
     )
-    theirs = []
+    theirs, others = [], set()
     for row in rows.all():
         event = decode_event(row.event)
         if event.user_id == work.user_id:
@@ -354,6 +354,10 @@ async def _drop_set_aside(work: Work) -> bool:
                 .values(event=encode_event(cleaned))
             )
             work.deleted["names in set_aside_events"] += 1
+            others.add(event.user_id)
+    if others:
+        keys = select(User.subject_key).where(User.user_id.in_(others))
+        await _make_exports_anew(work.connection, DataExport.subject_key.in_(keys))
     if theirs:
         await work.connection.execute(delete(SetAsideEvent).where(SetAsideEvent.set_aside_id.in_(theirs)))
         await add_counts(work.connection, Counts(withdrawn=len(theirs)))

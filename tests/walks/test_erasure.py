@@ -1,10 +1,12 @@
 """Erasing somebody: on their way, while they are stored, while an archive is made, and after being broken off."""
 
 import asyncio
+import io
 import json
 import signal
 import subprocess
 import sys
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -342,6 +344,37 @@ async def test_what_is_set_aside_of_them_goes_and_of_others_no_more_names_them(e
         (left,) = await connection.scalars(text("DELETE FROM set_aside_events RETURNING event"))
     assert decode_event(left).user_id == friend
     assert decode_event(left).payload == {}
+
+
+async def test_an_archive_of_what_is_set_aside_of_others_is_made_anew(empty_platform: Platform) -> None:
+    platform = empty_platform
+    who, friend = f"learner-{uuid4()}", f"friend-{uuid4()}"
+    await platform.upsert({"userId": who, "role": "STUDENT"}, {"userId": friend, "role": "STUDENT"})
+    naming = encode_event(tracked(friend, "chat_opened", {"with": who}))
+    async with platform.worker_engine.begin() as connection:
+        await set_aside(connection, [("odd", naming)])
+    asker: Asker = (Role.STUDENT, friend)
+    ask = "mutation ($who: ID!) { exportUserData(input: {userId: $who}) { export { id } } }"
+    await platform.data(ask, asker, who=friend)
+
+    async def told_of() -> list[bool]:
+        """Of each archive that is there, whether it names them."""
+        async with platform.superuser.connect() as connection:
+            whole = "SELECT string_agg(content, '' ORDER BY number) FROM data_export_parts JOIN data_exports"
+            whole += " USING (subject_key, export_id) WHERE state = 'DONE' GROUP BY export_id"
+            archives = [zipfile.ZipFile(io.BytesIO(each)) for each in await connection.scalars(text(whole))]
+        return [who in archive.read("set_aside.json").decode() for archive in archives]
+
+    async def is_made() -> bool:
+        return bool(await told_of())
+
+    await until(is_made)
+    assert await told_of() == [True]
+    await erased(platform, await erase(platform, who))
+    await until(is_made)
+    assert await told_of() == [False]
+    async with platform.superuser.begin() as connection:
+        await connection.execute(text("TRUNCATE set_aside_events"))
 
 
 async def test_figures_of_the_platform_are_those_of_the_events_that_are_left(empty_platform: Platform) -> None:
