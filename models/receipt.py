@@ -32,7 +32,7 @@ def is_genuine(receipt: object, key: str) -> bool:
     try:
         by = Ed25519PublicKey.from_public_bytes(base64.b64decode(key, validate=True))
         by.verify(base64.b64decode(str(receipt.get("signature")), validate=True), _canonical(unsigned))
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, orjson.JSONEncodeError):  # the last for what is too deep
         return False
     return True
 
