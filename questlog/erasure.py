@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import orjson
 from arq.connections import ArqRedis
@@ -23,10 +24,17 @@ SECONDS_BETWEEN_TRIES = 1
 
 
 async def run(engine: AsyncEngine, queue: ArqRedis, anonymize_after_days: int, user_id: str) -> None:
-    """Erase the user, and print the receipt. Raises StartError where there is no such user, or somebody is left."""
+    """Erase the user, and print the receipt; asked again, the same one.
+
+    Raises StartError where there is no such user, or somebody is left.
+    """
+    erasure_id: UUID | None = None
     async with engine.begin() as connection:
-        by = digest(secret_of(connection), "the command line")
-        erasure_id = await begin(connection, user_id, by, datetime.now(UTC)) if is_storable(user_id) else None
+        if is_storable(user_id):
+            theirs, by = (digest(secret_of(connection), each) for each in (user_id, "the command line"))
+            await begin(connection, user_id, by, datetime.now(UTC))
+            asked = select(Erasure.erasure_id).where(Erasure.tombstone == theirs, Erasure.asked_by == by)
+            erasure_id = await connection.scalar(asked.order_by(Erasure.requested_at.desc()).limit(1))
     if erasure_id is None:
         raise StartError(f"there is no user {user_id!r}")
     with progress("Erasing", 1) as advance:
