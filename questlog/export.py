@@ -53,7 +53,11 @@ async def write(engine: AsyncEngine, user_id: str, folder: Path) -> None:
         visible = await visible_ids(connection, user_id, Role(person.role))
         try:
             with private.create(path) as file, progress("Writing", None):
-                await write_archive(connection, person.subject_key, visible, file, now)
+                try:
+                    await write_archive(connection, person.subject_key, visible, file, now)
+                except BaseException:  # half of it is nobody's archive, and somebody's data
+                    path.unlink()
+                    raise
         except TooLargeError:
             raise StartError(f"there is more than an archive may hold of {user_id!r}") from None
         except OSError as error:

@@ -21,6 +21,8 @@ from models.retention import Policy, Step, mark_rewrite, take_step
 from models.risk import WINDOWS
 from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from questlog.export import write
+from questlog.supervisor import StartError
 from resolvers.export import DownloadError, download
 from tests.household import ADMIN as ADA
 from tests.household import CHILD, PARENT, SIBLING, STRANGER, move_in
@@ -343,3 +345,14 @@ async def test_what_somebody_wrote_is_no_formula_in_a_spreadsheet(empty_platform
         assert {row[column] for row in json.loads(archive.read(f"{name}.json"))} == set(own)
         cells = [row[column] for row in csv.DictReader(io.StringIO(archive.read(f"{name}.csv").decode(), newline=""))]
         assert set(cells) == {each if each == "plain" else f"'{each}" for each in own}
+
+
+async def test_an_archive_that_is_not_finished_leaves_no_file(
+    empty_platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await empty_platform.upsert({"userId": CHILD, "role": "STUDENT"})
+    monkeypatch.setattr("workers.export.MOST_BYTES", 0)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(StartError, match="more than an archive may hold"):
+        await write(empty_platform.worker_engine, CHILD, tmp_path)
+    assert set(tmp_path.iterdir()) == before
