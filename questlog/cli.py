@@ -96,7 +96,7 @@ def work() -> None:
 
         # Whoever waits for an acknowledgement goes before figures, where both share a machine.
         give_way(os.getpid(), NICENESS)
-        settings = questlog_settings.with_erasure_secret(questlog_settings.load())
+        settings = questlog_settings.load()
         if settings.redis_url is None:
             raise SettingsError("a worker alone needs QUESTLOG_DATABASE_URL and QUESTLOG_REDIS_URL: set both")
         database_url = logins(settings).worker
@@ -104,6 +104,7 @@ def work() -> None:
         await check_tables(database_url)
         await check_queue(settings.redis_url)
         await check_durability(settings.redis_url, settings.environment)
+        erasure_key = questlog_settings.with_erasure_secret(settings).erasure_key
         configure("worker", settings.log_level)
         worker = create_worker(
             database_url,
@@ -111,7 +112,7 @@ def work() -> None:
             anonymize_after_days=settings.anonymize_after_days,
             delete_after_days=settings.delete_after_days,
             consent_rule=settings.consent_rule,
-            erasure_key=settings.erasure_key,
+            erasure_key=erasure_key,
         )
         settle_memory()
         try:
@@ -374,14 +375,15 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     from questlog.reach import check_database, check_queue
     from workers.queue import open_queue
 
-    settings = questlog_settings.with_erasure_secret(questlog_settings.load())
+    settings = questlog_settings.load()
     async with contextlib.AsyncExitStack() as stack:
         if settings.redis_url is None or not settings.names_database:
             settings = with_servers(settings, EmbeddedServers.running(settings.home))
         url, redis_url = logins(settings).worker, settings.redis_url or ""
         await check_database(url, "worker_database_url" if settings.worker_database_url else "database_url")
         await check_queue(redis_url)
-        engine, queue = connect(url, pool_size=1, secret=settings.erasure_key), await open_queue(redis_url)
+        secret = questlog_settings.with_erasure_secret(settings).erasure_key
+        engine, queue = connect(url, pool_size=1, secret=secret), await open_queue(redis_url)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         yield engine, queue, settings

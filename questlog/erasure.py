@@ -57,7 +57,7 @@ def verify(file: Path, key: str | None) -> None:
         receipt = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise StartError(f"{file} cannot be read as a receipt: {error}") from None
-    checked_by = key or public_key(with_erasure_secret(load(), make=False).erasure_key)
+    checked_by = key or public_key(with_erasure_secret(load()).erasure_key)
     if not is_genuine(receipt, checked_by):
         raise StartError(f"{file} is not as it was signed by {checked_by}")
     print(f"genuine: signed by {checked_by}")

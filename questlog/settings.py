@@ -269,10 +269,11 @@ def with_secret(settings: Settings, *, make: bool = False) -> Settings:
     return _with_kept(settings, "jwt_secret", make=make)
 
 
-def with_erasure_secret(settings: Settings, *, make: bool = True) -> Settings:
-    """The settings with the secret for erasures that is kept in home, where they name none; made where none is kept.
+def with_erasure_secret(settings: Settings, *, make: bool = False) -> Settings:
+    """The settings with the secret for erasures kept in home, where they name none.
 
-    Raises SettingsError in production, where several hosts would each make one, and where there is none to be had.
+    Where none is kept, one is made if `make`, which is for `serve` alone: another process would know another. Raises
+    SettingsError in production, where several hosts would each make one, and where there is none to be had.
     """
     if settings.erasure_secret:
         return settings

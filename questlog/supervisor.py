@@ -118,7 +118,7 @@ class Supervisor:
         _check_exposure(self.settings, self.host)
         listener = self._stack.enter_context(listen(self.host, self.port, "--port"))
         self.port = listener.getsockname()[1]
-        settings = with_erasure_secret(with_secret(self.settings, make=True))
+        settings = with_erasure_secret(with_secret(self.settings, make=True), make=True)
         await TokenVerifier(settings).check()
         if settings.documents:
             from questlog.documents import trusted_documents

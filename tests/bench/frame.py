@@ -17,7 +17,7 @@ from questlog.app import Api, create_app
 from questlog.documents import documents_of
 from questlog.embedded import EmbeddedServers
 from questlog.parameters import parameters
-from questlog.settings import Settings, with_secret
+from questlog.settings import Settings, with_erasure_secret, with_secret
 from questlog.signin import TokenVerifier, authorization_of, sign_token
 from questlog.supervisor import Supervisor
 from schema.root import SCHEMA
@@ -33,7 +33,7 @@ REQUESTS = 2000
 async def main() -> None:
     """Measure, and print."""
     with temporary_home() as home:
-        settings = with_secret(Settings(home=home), make=True)
+        settings = with_erasure_secret(with_secret(Settings(home=home), make=True), make=True)
         token = sign_token(settings, user_id="ada", role=Role.STUDENT, hours=1)
         scope = request(token)
         steps = await all_steps(settings, scope)

@@ -143,6 +143,7 @@ def working_alone(home: Path, output: Path, **settings: str) -> Iterator[subproc
 async def test_a_worker_alone_has_them_too(home: Path, tmp_path: Path) -> None:
     async with EmbeddedServers(home) as servers:
         named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+        named["QUESTLOG_ERASURE_SECRET"] = "a secret of more than thirty-two characters"
         assert questlog(home, "migrate", **named).returncode == 0
         output = tmp_path / "output"
         with working_alone(home, output, QUESTLOG_METRICS_PORT="0", **named) as process:

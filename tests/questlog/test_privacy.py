@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from questlog.embedded import EmbeddedServers
 from tests.questlog.test_records import told
 from tests.questlog.test_serve import Installation, assert_one_line, questlog, serving
 
@@ -57,6 +58,17 @@ def test_somebody_is_exported_and_erased_with_a_receipt_that_can_be_checked(
     deep = erased.stdout.replace('"complete": true', f'"complete": {"[" * 500}{"]" * 500}')
     file.write_text(deep)
     assert_one_line(questlog(running.home, "verify-receipt", str(file)), "is not as it was signed")
+
+
+@pytest.mark.parametrize("command", [("erase", "kim"), ("work",)])
+def test_nobody_is_erased_by_a_secret_of_ones_own(
+    running: Installation, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """The tombstone would stand for nobody: no other process knows that secret."""
+    servers = EmbeddedServers.running(running.home)
+    there = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+    assert_one_line(questlog(tmp_path, *command, **there), "set QUESTLOG_ERASURE_SECRET")
+    assert not list(tmp_path.glob("**/erasure-secret"))
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,7 @@ async def test_servers_named_by_settings_are_used(home: Path, tmp_path: Path) ->
 async def test_a_worker_alone_ends_cleanly(home: Path) -> None:
     async with EmbeddedServers(home) as servers:
         named = {"QUESTLOG_DATABASE_URL": servers.database_url, "QUESTLOG_REDIS_URL": servers.redis_url}
+        named["QUESTLOG_ERASURE_SECRET"] = "a secret of more than thirty-two characters"
         assert questlog(home, "migrate", **named).returncode == 0
         worker = subprocess.Popen(
             [sys.executable, "-m", "questlog", "work"],

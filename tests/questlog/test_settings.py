@@ -122,7 +122,9 @@ def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_the_secret_for_erasures_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "new")
-    made = with_erasure_secret(settings)
+    with pytest.raises(SettingsError, match="run `questlog serve`"):
+        with_erasure_secret(settings)
+    made = with_erasure_secret(settings, make=True)
     assert len(made.erasure_key) >= 32
     assert with_erasure_secret(settings) == made
     assert stat.S_IMODE((tmp_path / "new" / "erasure-secret").stat().st_mode) == 0o600
@@ -132,7 +134,7 @@ def test_production_is_given_its_secrets(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="production needs QUESTLOG_JWT_SECRET"):
         with_secret(Settings(home=tmp_path, environment="production"), make=True)
     with pytest.raises(SettingsError, match="production needs QUESTLOG_ERASURE_SECRET"):
-        with_erasure_secret(Settings(home=tmp_path, environment="production"))
+        with_erasure_secret(Settings(home=tmp_path, environment="production"), make=True)
     assert not list(tmp_path.iterdir())
 
 
