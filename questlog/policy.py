@@ -133,6 +133,8 @@ and their id where the platform itself wrote it into a text: a path, a title, an
   checkpoint needs any more may lie unused with what they held: all of it is gone once the server has written
   twice `max_wal_size` more (1 GB unless set), which takes minutes on a busy server, and may take weeks on a quiet one.
   An archive of it, replicas and backups are yours to bound.
+- Rows that are deleted from a table without weeks, such as an archive's, lie in its file until PostgreSQL writes over
+  them, or the table is written anew: in the night after anybody is erased.
 - The log of Questlog names nobody.
 """
 

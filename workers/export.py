@@ -330,7 +330,12 @@ async def _keep(engine: AsyncEngine, reading: AsyncConnection, wanted: Any, file
         await connection.execute(
             update(DataExport)
             .where(this, DataExport.state == TaskState.RUNNING)
-            .values(state=TaskState.DONE, size=size, expires_at=datetime.now(UTC) + OFFERED_FOR)
+            .values(
+                state=TaskState.DONE,
+                size=size,
+                # One that is made anew is not offered for longer.
+                expires_at=func.coalesce(DataExport.expires_at, datetime.now(UTC) + OFFERED_FOR),
+            )
         )
 
 

@@ -368,11 +368,17 @@ async def test_an_archive_of_what_is_set_aside_of_others_is_made_anew(empty_plat
     async def is_made() -> bool:
         return bool(await told_of())
 
+    async def offered_until() -> list[datetime]:
+        async with platform.superuser.connect() as connection:
+            return list(await connection.scalars(text("SELECT expires_at FROM data_exports")))
+
     await until(is_made)
     assert await told_of() == [True]
+    until_then = await offered_until()
     await erased(platform, await erase(platform, who))
     await until(is_made)
     assert await told_of() == [False]
+    assert await offered_until() == until_then
     async with platform.superuser.begin() as connection:
         await connection.execute(text("TRUNCATE set_aside_events"))
 
