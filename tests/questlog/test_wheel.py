@@ -77,7 +77,7 @@ def test_a_wheel_brings_no_tests_and_no_caches(wheel: Path) -> None:
 
 
 def test_the_schema_of_others_stays_theirs(environment: Path) -> None:
-    question = "import questlog.settings, schema; print(schema.OWNER)"
+    question = "import questlog.private, schema; print(schema.OWNER)"
     assert run(environment / "bin" / "python", "-c", question, cwd=environment) == "somebody else\n"
     assert "type Query" in run(environment / "bin" / "questlog", "schema", cwd=environment)
 

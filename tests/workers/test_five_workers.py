@@ -53,6 +53,7 @@ async def test_five_workers_share_few_learners_and_get_every_figure_right(
             for start in range(0, len(sent), BATCH):
                 await enqueue(queue, [sent[start : start + BATCH]])
             await until(all_is_done)
+            await until(api.assessed)
             counted = await told()
             await queue.aclose(close_connection_pool=True)
         assert (counted.accepted, counted.stored, counted.duplicate) == (len(sent), len(events), AGAIN)
