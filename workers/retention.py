@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -64,7 +64,8 @@ async def is_kept(connection: AsyncConnection, now: datetime, policy: Policy) ->
 async def retain(
     engine: AsyncEngine, queue: ArqRedis, as_of: datetime, policy: Policy, *, wait: bool
 ) -> AsyncGenerator[Done, None]:
-    """Do everything that is due at that time, which is not to come, and tell of each thing once it is done for good.
+    """Do everything that is due at that time, or now by the database's clock where the time is still to come, and tell
+    of each thing once it is done for good.
 
     To break off and begin again loses nothing but time. Where another run is at work this waits for its end and does
     what is left, or if it may not `wait` does nothing.
@@ -72,7 +73,8 @@ async def retain(
     async with engine.connect() as connection:
         try:
             if await _has_turn(connection, wait=wait):
-                async for done in _run(connection, queue, as_of, policy):
+                now = await _database_time(connection)
+                async for done in _run(connection, queue, min(as_of, now), policy):
                     yield done
         finally:
             # The turn ends with the connection, however that comes about.
@@ -88,10 +90,17 @@ async def _has_turn(connection: AsyncConnection, *, wait: bool) -> bool:
     return has_turn
 
 
+async def _database_time(connection: AsyncConnection) -> datetime:
+    # What is anonymised is so for good: no worker whose clock is ahead may say what is old.
+    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    await connection.commit()
+    return now
+
+
 async def _run(
     connection: AsyncConnection, queue: ArqRedis, as_of: datetime, policy: Policy
 ) -> AsyncGenerator[Done, None]:
-    started_at = datetime.now(UTC)
+    started_at = await _database_time(connection)
     # Each step is over with its statement: its locks never wait for this process.
     await connection.execution_options(isolation_level="AUTOCOMMIT")
     await begin_run(connection, started_at)
@@ -105,8 +114,9 @@ async def _run(
     async for table, rows in write_anew(connection):
         yield Done(Step.REWRITE, table, rows)
     await _rewrite_log(queue)
+    finished_at = await _database_time(connection)
     async with connection.begin():
-        await finish_run(connection, started_at, datetime.now(UTC))
+        await finish_run(connection, started_at, finished_at)
 
 
 async def _forget(connection: AsyncConnection, started_at: datetime, as_of: datetime, policy: Policy) -> Counter[str]:

@@ -752,6 +752,15 @@ async def test_what_is_set_aside_goes_too(idle: Platform, old: Storing) -> None:
     assert await old.rows("SELECT sum(withdrawn) FROM intake_counts") == [(1,)]
 
 
+async def test_a_clock_that_is_a_year_ahead_makes_nothing_old(idle: Platform, old: Storing) -> None:
+    await old.know("amelia")
+    await live(old, [telling(event) for event in a_day(NOW.replace(microsecond=0) - 2 * DAY)])
+    before = await dumped(old)
+    await run(idle, NOW + 365 * DAY)
+    assert await dumped(old) == before
+    assert await old.rows("SELECT count(*) FROM user_activity_events") == [(16,)]
+
+
 async def test_the_worker_begins_the_run_of_the_day_once(idle: Platform, old: Storing) -> None:
     ctx: dict[str, Any] = {"engine": old.engine, "redis": idle.api.intake.queue, "policy": POLICY, "beside": {}}
 
