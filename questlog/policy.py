@@ -109,7 +109,8 @@ digits, and ids of users, quests and badges become `:id`.
 
 What makes a milestone keeps the names of its quest, task or badge, its XP and its pillar, and nothing else: a learner's
 own record says the same. In all other rows these names are gone, since that record would tell whose they were. For the
-same reason a session keeps neither its length nor how much happened in it.
+same reason a session keeps neither its length nor how much happened in it, nor by what it was: where it began and
+ended, and whether it was a bounce, is left.
 
 Where one person alone was there within an hour, that hour's rows can only be theirs: on a platform that small, nothing
 hides anybody.

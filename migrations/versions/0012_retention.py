@@ -289,7 +289,7 @@ IS_ANONYMISED = {
         event_id = subject_key AND occurred_at = {AN_HOUR.format(at="occurred_at")}
         AND num_nonnulls(message, stack, fingerprint) = 0""",
     SESSIONS: f"""
-        session_id = subject_key AND first_event_id = subject_key AND num_nonnulls(device_id, logout_id) = 0
+        session_id = subject_key AND first_event_id = subject_key AND num_nonnulls(device_id, logout_id, browser, os) = 0
         AND started_at = {AN_HOUR.format(at="started_at")} AND ended_at = started_at AND open_until = started_at""",
     CONTRIBUTIONS: """
         num_nonnulls(
@@ -380,10 +380,10 @@ ROWS = {
     SESSIONS: f"""
         INSERT INTO partition_anew (
             subject_key, session_id, first_event_id, started_at, ended_at, open_until, page_views, events, is_bounce,
-            entry_path, exit_path, device_type, browser, os
+            entry_path, exit_path
         )
         SELECT key, key, key, hour, hour, hour, 0, 0, is_bounce,
-            path_pattern(entry_path), path_pattern(exit_path), device_type, browser, os
+            path_pattern(entry_path), path_pattern(exit_path)
         FROM (
             SELECT gen_random_uuid() AS key, {AN_HOUR.format(at="started_at")} AS hour, user_sessions.*
             FROM user_sessions WHERE started_at >= since AND started_at < until

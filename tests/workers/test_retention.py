@@ -365,6 +365,7 @@ async def test_milestones_find_nothing_but_themselves(idle: Platform, old: Stori
         )
     lengths = "SELECT count(*) FROM user_sessions WHERE ended_at > started_at OR events > 0 OR page_views > 0"
     assert await old.rows(lengths) == [(0,)]
+    assert await old.rows("SELECT DISTINCT device_type, browser, os FROM user_sessions") == [("OTHER", None, None)]
 
 
 async def test_what_a_payload_keeps_follows_from_the_taxonomy(idle: Platform, old: Storing) -> None:
