@@ -289,7 +289,8 @@ IS_ANONYMISED = {
         event_id = subject_key AND occurred_at = {AN_HOUR.format(at="occurred_at")}
         AND num_nonnulls(message, stack, fingerprint) = 0""",
     SESSIONS: f"""
-        session_id = subject_key AND first_event_id = subject_key AND num_nonnulls(device_id, logout_id, browser, os) = 0
+        session_id = subject_key AND first_event_id = subject_key
+        AND num_nonnulls(device_id, logout_id, browser, os) = 0
         AND started_at = {AN_HOUR.format(at="started_at")} AND ended_at = started_at AND open_until = started_at""",
     CONTRIBUTIONS: """
         num_nonnulls(

@@ -175,8 +175,8 @@ async def test_sigterm_lets_a_worker_finish_what_it_has_begun(api: Platform) -> 
 
 
 async def test_sigterm_leaves_what_is_not_begun_to_the_next_worker(api: Platform) -> None:
-    events = some(1000)
-    await send(api, events, size=20)
+    events = some(2000)
+    await send(api, events, size=8)  # arq knows of 120 jobs beforehand
     async with nobody_may_insert(api) as lock:
         with worker_process(api) as worker:
             await until_a_worker_waits(api)
