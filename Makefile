@@ -15,7 +15,7 @@ demo: .venv/questlog.stamp ## bring in a real course, show what its people see, 
 	@exec $(RUN)/questlog demo
 
 test: lint tests/clients/node_modules/questlog.stamp ## everything that ends within five minutes
-	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope
+	$(RUN)/pytest -m "not long" --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 test-all: .venv/questlog.stamp tests/clients/node_modules/questlog.stamp ## what takes longer, or needs still more: wheel, ordinary user, PostgreSQL 15
 	$(RUN)/pytest -m long --numprocesses 2 --dist loadscope --ignore tests/test_ordinary_user.py
