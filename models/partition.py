@@ -18,8 +18,8 @@ BY = {
 }
 """The tables that are partitioned, and by which column."""
 WEEKS = text(
-    "SELECT inhparent::regclass::text, to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') FROM pg_inherits"
-    " JOIN pg_class ON pg_class.oid = inhparent AND relkind = 'p' ORDER BY 1, 2"
+    "SELECT inhparent::regclass::text, to_date(right(part.relname, 8), 'YYYYMMDD') FROM pg_inherits"
+    " JOIN pg_class AS part ON part.oid = inhrelid AND part.relkind = 'r' ORDER BY 1, 2"
 )
 
 

@@ -66,6 +66,8 @@ END $$
 """
 
 # What has to be done to which partitions.
+# Names are read from pg_class, as of the same moment as the rest: a partition that is exchanged meanwhile has a number
+# for its ::regclass::text.
 DUE = f"""
 CREATE FUNCTION partitions_due(sealed_before timestamptz, kept_since timestamptz)
 RETURNS TABLE (step text, parent text, part text, week date) {FUNCTIONS} STABLE AS $$
@@ -73,9 +75,10 @@ BEGIN
     RETURN QUERY
     SELECT due.step, due.parent, due.part, due.week
     FROM pg_inherits
+    JOIN pg_class ON pg_class.oid = inhrelid
     CROSS JOIN LATERAL (
-        SELECT inhparent::regclass::text AS parent, inhrelid::regclass::text AS part,
-            to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') AS week,
+        SELECT inhparent::regclass::text AS parent, relname::text AS part,
+            to_date(right(relname, 8), 'YYYYMMDD') AS week,
             EXISTS (SELECT FROM pg_constraint WHERE conrelid = inhrelid AND conname = 'anonymised') AS is_anonymised
     ) AS one
     CROSS JOIN LATERAL (

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,11 +16,12 @@ import msgspec
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.base import Base, connect
 from models.event import TrackedEvent, UserActivityEvent
 from models.horizon import horizon, horizon_kept
-from models.partition import rebuild_index
+from models.partition import rebuild_index, weeks
 from models.retention import Policy, Step, due, mark_rewrite, oldest_identifiable, take_step
 from models.session import UserSession
 from models.taxonomy import CLEARED, EVENT_TYPES, CustomEvent, field_extras, marked
@@ -516,6 +517,24 @@ async def test_two_at_once_do_it_once(idle: Platform, old: Storing) -> None:
     assert first.returncode == second.returncode == 0, told
     assert await old.rows("SELECT sum(anonymized) FROM retention_runs") == [(len(batch) + 2 + 1 + 1,)]
     assert await old.rows("SELECT count(*) FROM user_activity_events") == [(len(batch),)]
+
+
+async def test_what_is_due_is_told_while_a_partition_is_exchanged(idle: Platform, old: Storing) -> None:
+    """Whoever began to look before sees which partitions there were."""
+    await old.know("amelia")
+    await live(old, [telling(event) for event in a_day(MONDAY + DAY)])
+
+    async def told(connection: AsyncConnection) -> tuple[list[str], dict[str, list[date]]]:
+        return [part.name for _, part in await due(connection, NOW, POLICY)], await weeks(connection)
+
+    async with old.superuser.begin() as connection:
+        before = await told(connection)
+    assert len(before[0]) == len(before[1])
+    async with old.superuser.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        await connection.execute(text("SELECT"))  # sees from now on what is there now
+        await run(idle)
+        assert await told(connection) == before
 
 
 async def test_intake_and_roll_ups_go_on_meanwhile(idle: Platform, old: Storing) -> None:
