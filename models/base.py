@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
+import msgspec
 import orjson
 from sqlalchemy import (
     ARRAY,
@@ -13,14 +14,19 @@ from sqlalchemy import (
     ColumnElement,
     Date,
     DateTime,
+    Dialect,
     ScalarSelect,
     Select,
     Text,
+    TypeDecorator,
     Uuid,
+    any_,
     bindparam,
+    cast,
     column,
     func,
     select,
+    type_coerce,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
@@ -28,6 +34,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
 
+Value = TypeVar("Value")
+Kind = TypeVar("Kind")
 SESSION = {"timezone": "UTC", "idle_in_transaction_session_timeout": "30s"}
 
 
@@ -115,12 +123,35 @@ def unnest(
     )
 
 
+def among(column: InstrumentedAttribute[Value], values: Iterable[Value]) -> ColumnElement[bool]:
+    """Whether the column is one of the values: one statement, however many they are."""
+    return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+
+
+class Gathered(TypeDecorator[Any]):
+    """JSON text, read as values of a type that msgspec knows."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """What the text says."""
+        return value and self._decoder.decode(value)
+
+
 def gathered(
-    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]], statement: Select[Any]
-) -> ScalarSelect[Any]:
-    """The columns of the statement's rows as one JSON array of arrays, empty where there are none: many rows below
-    each row of another table, in one statement. `statement` says from where and in which
-    order, and correlates to that other table."""
+    kind: type[Kind],
+    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
+    statement: Select[Any],
+) -> ScalarSelect[list[Kind]]:
+    """The columns of the statement's rows as a list of tuples of this kind, empty where there are none: many rows below
+    each row of another table, in one statement. `statement` says from where and in which order, and correlates to that
+    other table."""
     rows = statement.with_only_columns(*(column.label(f"c{index}") for index, column in enumerate(columns))).subquery()
-    row = func.jsonb_build_array(*rows.c)
-    return select(func.coalesce(func.jsonb_agg(row), func.jsonb_build_array())).select_from(rows).scalar_subquery()
+    found = func.coalesce(func.jsonb_agg(func.jsonb_build_array(*rows.c)), func.jsonb_build_array())
+    return select(type_coerce(cast(found, Text), Gathered(list[kind]))).select_from(rows).scalar_subquery()  # type: ignore[valid-type]

@@ -1,9 +1,10 @@
 """A learner's days: what each held, and what many of them add up to."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 from uuid import UUID
@@ -85,14 +86,12 @@ def streaks(active_days: Sequence[date], today: date) -> tuple[int, int]:
 
     The current one ends today or yesterday, and is 0 where neither was active.
     """
-    longest = run = 0
-    previous: date | None = None
-    for day in active_days:
-        run = run + 1 if previous and day - previous == timedelta(days=1) else 1
+    longest = run = previous = 0
+    for day in map(date.toordinal, active_days):
+        run = run + 1 if day == previous + 1 else 1
         longest = max(longest, run)
         previous = day
-    current = run if previous and today - previous <= timedelta(days=1) else 0
-    return current, longest
+    return run if today.toordinal() <= previous + 1 else 0, longest
 
 
 class KeptDay(NamedTuple):
@@ -151,7 +150,7 @@ class Engagement:
     current_streak: int
     longest_streak: int
     last_active_on: date | None
-    daily: Daily
+    by_day: Callable[[], Daily]
 
 
 def engagement(
@@ -195,7 +194,7 @@ def engagement(
         current_streak=current_streak,
         longest_streak=longest_streak,
         last_active_on=active_days[-1] if active_days else None,
-        daily=_daily(window, kept, made),
+        by_day=partial(_daily, window, kept, made),
     )
 
 

@@ -98,7 +98,8 @@ def rhythm(known_since: date, active_days: Sequence[date], today: date) -> Rhyth
     """GREEN with two or more active days among the last seven; not told before 14 local dates have passed."""
     if not enough_data(known_since, today):
         return Rhythm.NOT_ENOUGH_DATA
-    recent = sum(today - timedelta(days=RECENT_DAYS) < day <= today for day in active_days)
+    since = today - timedelta(days=RECENT_DAYS)
+    recent = sum(since < day <= today for day in active_days)
     return Rhythm.GREEN if recent >= ENOUGH_ACTIVE_DAYS else Rhythm.YELLOW
 
 

@@ -4,12 +4,12 @@ import hmac
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ARRAY, LargeBinary, any_, bindparam, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, secret_of
+from models.base import Base, among, secret_of
 
 
 class Tombstone(Base):
@@ -32,8 +32,7 @@ async def erased_among(connection: AsyncConnection, user_ids: Collection[str]) -
         return set()
     secret = secret_of(connection)
     by_digest = {digest(secret, user_id): user_id for user_id in user_ids}
-    asked = any_(bindparam(None, list(by_digest), type_=ARRAY(LargeBinary)))
-    stand = await connection.scalars(select(Tombstone.digest).where(Tombstone.digest == asked))
+    stand = await connection.scalars(select(Tombstone.digest).where(among(Tombstone.digest, by_digest)))
     return {by_digest[each] for each in stand}
 
 

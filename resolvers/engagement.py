@@ -7,10 +7,10 @@ from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
-import msgspec
-from sqlalchemy import ScalarSelect, Select, select
+from sqlalchemy import ScalarSelect, Select, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from models.base import gathered
+from models.base import among, gathered
 from models.engagement import CATEGORIES, DailyActivity, Engagement, KeptDay, KeptMilestone, engagement
 from models.journey import LearningJourneyEvent
 from models.user import User
@@ -65,9 +65,9 @@ async def engagements(
     return {
         row.subject_key: engagement(
             window(request.today(row.time_zone), days),
-            msgspec.convert(row.days or [], list[KeptDay]),
-            msgspec.convert(row.milestones or [], list[KeptMilestone]),
-            dates(row.active_days or []),
+            row.days or [],
+            row.milestones or [],
+            row.active_days or [],
             request.now,
         )
         for row in rows
@@ -76,12 +76,13 @@ async def engagements(
 
 async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, list[int]]:
     """Each subject's events over their last local days, by category in the enum's order."""
-    counts = gathered([DailyActivity.day, DailyActivity.events_by_category], _days(_since(request, days)))
+    columns = [DailyActivity.day, DailyActivity.events_by_category]
+    counts = gathered(tuple[date, list[int]], columns, _days(_since(request, days)))
     rows = await request.reader.rows(_of(request, subject_keys).add_columns(counts.label("counts")))
     found = {}
     for row in rows:
         wanted = set(window(request.today(row.time_zone), days))
-        counted = [of_day for day, of_day in msgspec.convert(row.counts, list[tuple[date, list[int]]]) if day in wanted]
+        counted = [of_day for day, of_day in row.counts if day in wanted]
         # Each day's ends with its last category that had any.
         sums = [sum(of_category) for of_category in zip_longest(*counted, fillvalue=0)]
         found[row.subject_key] = sums + [0] * (len(CATEGORIES) - len(sums))
@@ -90,29 +91,24 @@ async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int
 
 def window(today: date, days: int) -> list[date]:
     """The last calendar days, oldest first, today included."""
-    return [today - timedelta(days=ago) for ago in reversed(range(days))]
+    last = today.toordinal()
+    return [date.fromordinal(day) for day in range(last - days + 1, last + 1)]
 
 
 @cache
-def active_days() -> ScalarSelect[Any]:
-    """A user's active days of all time, in order, as a column that `dates` reads."""
-    return gathered(
-        [DailyActivity.day],
-        select(DailyActivity)
+def active_days() -> ScalarSelect[list[date]]:
+    """A user's active days of all time, in order; None where there are none."""
+    return (
+        select(func.array_agg(aggregate_order_by(DailyActivity.day, DailyActivity.day)))
         .where(DailyActivity.subject_key == User.subject_key, DailyActivity.active)
-        .order_by(DailyActivity.day)
-        .correlate(User),
+        .correlate(User)
+        .scalar_subquery()
     )
-
-
-def dates(column: list[list[str]]) -> list[date]:
-    """The dates of a gathered column of dates."""
-    return [date.fromisoformat(day) for (day,) in column]
 
 
 def _of(request: Request, subject_keys: Sequence[UUID]) -> Select[UUID, str]:
     return select(User.subject_key, User.time_zone).where(
-        User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key)
+        among(User.subject_key, subject_keys), visible_to(request.viewer, User.subject_key)
     )
 
 
@@ -122,13 +118,14 @@ def _since(request: Request, days: int) -> date:
 
 @lru_cache(maxsize=50)
 def _kept_days(since: date) -> ScalarSelect[Any]:
-    return gathered([getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
+    return gathered(KeptDay, [getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
 
 
 @lru_cache(maxsize=50)
 def _kept_milestones(since: date) -> ScalarSelect[Any]:
     milestone = LearningJourneyEvent
     return gathered(
+        KeptMilestone,
         [getattr(milestone, field) for field in KeptMilestone._fields],
         select(milestone)
         .where(

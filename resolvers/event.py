@@ -8,15 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Label,
     Row,
     Select,
-    Text,
     and_,
-    any_,
-    bindparam,
     func,
     literal,
     null,
@@ -25,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute
 
+from models.base import among
 from models.contribution import DailyContribution
 from models.engagement import CATEGORIES
 from models.event import UserActivityEvent, minute_of
@@ -71,8 +68,7 @@ class EventFilter:
         if self.categories is not None:
             wanted.append(_is_of(self.categories))
         if self.types is not None:
-            names = sorted({name for name in self.types if is_storable(name)})
-            wanted.append(event.event_type == any_(bindparam(None, names, type_=ARRAY(Text))))
+            wanted.append(among(event.event_type, sorted({name for name in self.types if is_storable(name)})))
         if self.since:
             wanted.append(event.occurred_at >= self.since)
         if self.until:

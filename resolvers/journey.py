@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, distinct, func, select, true
 
-from models.base import gathered
+from models.base import among, gathered
 from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, streaks
 from models.journey import LearningJourneyEvent, Rhythm, rhythm
 from models.taxonomy import MilestoneKind
 from models.user import User
 from models.viewer import visible_to
 from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, page, page_of_each, rows_by_key
-from resolvers.engagement import active_days, dates
+from resolvers.engagement import active_days
 from resolvers.request import Fields, Request
 
 BY_TIME = Order("milestones", (LearningJourneyEvent.occurred_at, LearningJourneyEvent.event_id))
@@ -34,6 +34,19 @@ OF_ACTIVE_DAYS = {"current_streak", "rhythm"}
 OF_TOTALS = {"first_quest_date", "total_quests_started", "total_quests_completed", "badges_earned", "total_xp"}
 OF_PILLARS = {"xp_by_pillar", "favorite_pillar"}
 OF_SESSIONS = {"time_on_platform_hours"}
+
+
+class Totals(NamedTuple):
+    """What all milestones of a learner add up to."""
+
+    first_quest_date: date | None
+    quests_started: int
+    quests_completed: int
+    badges_earned: int
+    total_xp: int
+
+
+NOTHING = Totals(None, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -64,24 +77,24 @@ async def journeys(
             needed(_totals(), OF_TOTALS, fields).label("totals"),
             needed(_xp_by_pillar(), OF_PILLARS, fields).label("xp_by_pillar"),
             needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
-        ).where(User.subject_key.in_(subject_keys), visible_to(request.viewer, User.subject_key))
+        ).where(among(User.subject_key, subject_keys), visible_to(request.viewer, User.subject_key))
     )
     return {row.subject_key: _journey(request, row) for row in rows}
 
 
 def _journey(request: Request, row: Row[Any]) -> Journey:
     today = request.today(row.time_zone)
-    active = dates(row.active_days or [])
-    ((first_quest_date, started, completed, badges, total_xp),) = row.totals or [(None, 0, 0, 0, 0)]
+    active = row.active_days or []
+    (totals,) = row.totals or [NOTHING]
     return Journey(
-        first_quest_date=first_quest_date and date.fromisoformat(first_quest_date),
-        quests_started=started,
-        quests_completed=completed,
+        first_quest_date=totals.first_quest_date,
+        quests_started=totals.quests_started,
+        quests_completed=totals.quests_completed,
         current_streak=streaks(active, today)[0],
-        badges_earned=badges,
+        badges_earned=totals.badges_earned,
         time_on_platform_hours=(row.milliseconds or 0) / MILLISECONDS_AN_HOUR,
         xp_by_pillar=sorted(row.xp_by_pillar or [], key=lambda pillar: (-pillar[1], pillar[0])),
-        total_xp=total_xp,
+        total_xp=totals.total_xp,
         rhythm=rhythm(row.known_since.astimezone(ZoneInfo(row.time_zone)).date(), active, today),
     )
 
@@ -121,9 +134,10 @@ async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[Row[A
 
 
 @cache
-def _totals() -> ScalarSelect[Any]:
+def _totals() -> ScalarSelect[list[Totals]]:
     milestone = LearningJourneyEvent
     return gathered(
+        Totals,
         [
             func.min(milestone.day).filter(milestone.kind == MilestoneKind.QUEST_STARTED),
             _distinct(milestone.quest_id, MilestoneKind.QUEST_STARTED),
@@ -136,9 +150,10 @@ def _totals() -> ScalarSelect[Any]:
 
 
 @cache
-def _xp_by_pillar() -> ScalarSelect[Any]:
+def _xp_by_pillar() -> ScalarSelect[list[tuple[str, int]]]:
     milestone = LearningJourneyEvent
     return gathered(
+        tuple[str, int],
         [milestone.pillar, func.sum(milestone.xp)],
         select(milestone)
         .where(milestone.subject_key == User.subject_key, milestone.pillar.is_not(None), milestone.xp > 0)

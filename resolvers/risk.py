@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, select
 
+from models.base import among
 from models.risk import USUAL_WINDOW, WINDOWS, Assessment, Factor, RiskAssessment, RiskFactorName, assess
 from models.user import User
 from models.viewer import Role, visible_to
@@ -33,7 +34,7 @@ async def assessments(request: Request, subject_keys: Sequence[UUID], days: int)
     """What is said of each subject over the last days. Who became known a moment ago is assessed here and now."""
     rows = await request.reader.rows(
         select(RiskAssessment.subject_key, *SAID).where(
-            RiskAssessment.subject_key.in_(subject_keys),
+            among(RiskAssessment.subject_key, subject_keys),
             RiskAssessment.days == days,
             visible_to(request.viewer, RiskAssessment.subject_key),
         )

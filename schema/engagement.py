@@ -1,5 +1,6 @@
 """Engagement, day by day and in all, and counts of events."""
 
+from collections.abc import Callable
 from datetime import date
 from uuid import UUID
 
@@ -53,6 +54,7 @@ class Engagement:
     """The contract's Engagement."""
 
     subject_key: strawberry.Private[UUID]
+    by_day: strawberry.Private[Callable[[], Daily]]
     days: int = strawberry.field(description="How many days the figures cover.")
     active_days: int = strawberry.field(
         description="Days on which they learned: began or finished something, showed evidence, or asked the tutor."
@@ -80,7 +82,10 @@ class Engagement:
     last_active_on: date | None = strawberry.field(
         description="The last day on which they learned, of all time; null where there is none."
     )
-    daily: DailyActivity = strawberry.field(description="The same figures day by day.")
+
+    @strawberry.field(description="The same figures day by day.")
+    def daily(self) -> DailyActivity:
+        return DailyActivity.of(self.by_day())
 
     @strawberry.field(
         description="How engaged they are by their risk over 30 days, whatever days are asked for; for admins. Null "
@@ -92,7 +97,7 @@ class Engagement:
     @classmethod
     def of(cls, subject_key: UUID, figures: EngagementFigures) -> "Engagement":
         """The figures in this shape."""
-        return cls(subject_key=subject_key, **{**vars(figures), "daily": DailyActivity.of(figures.daily)})
+        return cls(subject_key=subject_key, **vars(figures))
 
 
 @strawberry.type(description="How many events of one category there were.")

@@ -7,12 +7,11 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import msgspec
 from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.base import gathered, unnest
+from models.base import among, gathered, unnest
 from models.engagement import DailyActivity
 from models.horizon import midnight
 from models.journey import LearningJourneyEvent
@@ -73,7 +72,7 @@ async def put_off(connection: AsyncConnection) -> None:
     )
 
 
-def records(subject_keys: Sequence[UUID], now: datetime) -> Select[Any]:
+def records(subject_keys: Sequence[UUID], now: datetime) -> Select[*tuple[Any, ...]]:
     """The people of these keys, each with what `record` reads."""
     since = now.astimezone(UTC).date() - timedelta(days=max(WINDOWS)) - SLACK
     day, step = DailyActivity, LearningJourneyEvent
@@ -96,20 +95,14 @@ def records(subject_keys: Sequence[UUID], now: datetime) -> Select[Any]:
         User.time_zone,
         User.known_since,
         last_visit.scalar_subquery().label("last_visit"),
-        gathered([getattr(day, field) for field in RecentDay._fields], recent.correlate(User)).label("days"),
-        gathered([getattr(step, field) for field in QuestStep._fields], steps.correlate(User)).label("quest_steps"),
-    ).where(User.subject_key.in_(subject_keys))
+        gathered(RecentDay, [getattr(day, name) for name in RecentDay._fields], recent.correlate(User)).label("days"),
+        gathered(QuestStep, [getattr(step, name) for name in QuestStep._fields], steps.correlate(User)).label("steps"),
+    ).where(among(User.subject_key, subject_keys))
 
 
 def record(row: Row[Any]) -> Record:
     """What a row of `records` says."""
-    return Record(
-        ZoneInfo(row.time_zone),
-        row.known_since,
-        row.last_visit,
-        msgspec.convert(row.days, list[RecentDay]),
-        msgspec.convert(row.quest_steps, list[QuestStep]),
-    )
+    return Record(ZoneInfo(row.time_zone), row.known_since, row.last_visit, row.days, row.steps)
 
 
 def _due(now: datetime) -> Select[UUID]:

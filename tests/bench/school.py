@@ -27,7 +27,7 @@ from models.user import Arrival, User, UserRole, make_known
 from questlog.database import logins
 from questlog.embedded import EmbeddedServers
 from questlog.migration import migrate
-from questlog.settings import Settings, load
+from questlog.settings import Settings, load, with_erasure_secret
 from questlog.supervisor import with_servers
 from tests.platform import BROWSER
 from workers.analytics import refresh
@@ -158,9 +158,12 @@ def parents(size: str) -> list[str]:
 async def grow(home: Settings, first: int, end: int, size: str) -> None:
     """Let learners from the first number up to the end come to the school in this home, and parents of two of all."""
     async with EmbeddedServers(home.home) as servers:
-        settings = with_servers(home, servers)
+        settings = with_servers(with_erasure_secret(home, make=True), servers)
         await migrate(logins(settings))
-        worker, superuser = connect(logins(settings).worker, pool_size=1), connect(servers.superuser_url, pool_size=1)
+        worker, superuser = (
+            connect(url, pool_size=1, secret=settings.erasure_key)
+            for url in (logins(settings).worker, servers.superuser_url)
+        )
         async with superuser.begin() as connection:
             await _bring_in(connection, range(first, end), end, size)
         await _apart(settings, *(["store", str(first), str(end), str(part)] for part in range(PROCESSES)))
@@ -181,7 +184,7 @@ async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: 
     learners = [Learner.of(number).user_id for number in numbers]
     roles = dict.fromkeys(learners, UserRole.STUDENT) | dict.fromkeys(parents(size), UserRole.PARENT)
     await make_known(connection, [Arrival(user_id, role, now) for user_id, role in roles.items()])
-    people = dict((await connection.execute(select(User.user_id, User.subject_key))).tuples().all())
+    people = dict((await connection.execute(select(User.user_id, User.subject_key))).all())
     told = unnest(
         [User.subject_key, User.display_name, User.time_zone],
         [
