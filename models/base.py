@@ -123,8 +123,9 @@ def unnest(
     )
 
 
-def among(column: InstrumentedAttribute[Value], values: Iterable[Value]) -> ColumnElement[bool]:
-    """Whether the column is one of the values: one statement, however many they are."""
+def among(column: InstrumentedAttribute[Value] | ColumnElement[Value], values: Iterable[Value]) -> ColumnElement[bool]:
+    """Whether the column is one of the values. With `in_` every number of values would be a statement of its own, which
+    each connection prepares and keeps."""
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, unnest
+from models.base import Base, among, unnest
 
 TIME_ZONE = "UTC"
 """Of a device's days: where it is nobody says."""
@@ -39,6 +39,6 @@ async def keys_of_devices(connection: AsyncConnection, device_ids: Collection[UU
         .on_conflict_do_nothing(index_elements=[Device.device_id])
     )
     found = await connection.execute(
-        select(Device.device_id, Device.subject_key).where(Device.device_id.in_(device_ids))
+        select(Device.device_id, Device.subject_key).where(among(Device.device_id, device_ids))
     )
     return {row.device_id: row.subject_key for row in found}

@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, secret_of
+from models.base import Base, among, secret_of
 from models.tombstone import digest
 
 
@@ -54,5 +54,5 @@ async def being_erased(connection: AsyncConnection, user_ids: Collection[str]) -
     """Those of the people whose erasure is under way."""
     secret = secret_of(connection)
     by_digest = {digest(secret, user_id): user_id for user_id in user_ids}
-    under_way = select(Erasure.tombstone).where(Erasure.finished_at.is_(None), Erasure.tombstone.in_(by_digest))
+    under_way = select(Erasure.tombstone).where(Erasure.finished_at.is_(None), among(Erasure.tombstone, by_digest))
     return {by_digest[each] for each in await connection.scalars(under_way)}

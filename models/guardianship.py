@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, ForeignKey, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
-from models.base import Base
+from models.base import Base, among
 from models.user import User, UserRole
 
 LINKED_PEOPLE = {"childId", "studentId"}
@@ -45,7 +45,7 @@ async def children_of(connection: AsyncConnection, guardian_ids: Sequence[str]) 
         .select_from(Guardianship)
         .join(guardian, guardian.subject_key == Guardianship.guardian_key)
         .join(child, child.subject_key == Guardianship.subject_key)
-        .where(guardian.user_id.in_(guardian_ids), in_force(child))
+        .where(among(guardian.user_id, guardian_ids), in_force(child))
     )
     return {(guardian_id, child_id) for guardian_id, child_id in rows}
 

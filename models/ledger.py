@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, unnest
+from models.base import Base, among, unnest
 
 SLOTS = 16
 """Rows among which connections spread what they count, so that they seldom wait for each other."""
@@ -91,7 +91,7 @@ async def stored_among(connection: AsyncConnection, batch_ids: Sequence[str]) ->
 
 async def forget_batches(connection: AsyncConnection, batch_ids: Sequence[str]) -> None:
     """Forget batches that the queue has forgotten."""
-    await connection.execute(delete(StoredBatch).where(StoredBatch.batch_id.in_(batch_ids)))
+    await connection.execute(delete(StoredBatch).where(among(StoredBatch.batch_id, batch_ids)))
 
 
 async def add_counts(connection: AsyncConnection, counts: Counts) -> None:
@@ -136,7 +136,7 @@ async def take_set_aside(connection: AsyncConnection, ids: Sequence[int]) -> lis
     """Take these events out of what is set aside; gives those that were there as they were kept, the oldest first."""
     statement = (
         delete(SetAsideEvent)
-        .where(SetAsideEvent.set_aside_id.in_(ids))
+        .where(among(SetAsideEvent.set_aside_id, ids))
         .returning(SetAsideEvent.set_aside_id, SetAsideEvent.event)
     )
     return [row.event for row in sorted(await connection.execute(statement), key=lambda row: row.set_aside_id)]

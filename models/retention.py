@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, unnest
+from models.base import Base, among, unnest
 from models.device import GOING, Device
 from models.engagement import DailyActivity
 from models.error import ErrorGroup
@@ -34,12 +34,14 @@ DEVICES_AT_ONCE = 1000
 
 
 class RetentionRun(Base):
-    """One run over everything that was due. `finished_at` is null while it lasts, and where it was broken off."""
+    """One run over everything that was due `as_of` a time; `finished_at` is null while it lasts, and where it was
+    broken off."""
 
     __tablename__ = "retention_runs"
 
     started_at: Mapped[datetime] = mapped_column(primary_key=True)
     finished_at: Mapped[datetime | None]
+    as_of: Mapped[datetime]
     anonymized: Mapped[int]
     deleted: Mapped[int]
 
@@ -129,9 +131,9 @@ LAST_RUN = select(RetentionRun.__table__).order_by(RetentionRun.started_at.desc(
 """The run that began last."""
 
 
-async def begin_run(connection: AsyncConnection, now: datetime) -> None:
-    """Keep that a run began."""
-    await connection.execute(insert(RetentionRun).values(started_at=now, anonymized=0, deleted=0))
+async def begin_run(connection: AsyncConnection, now: datetime, as_of: datetime) -> None:
+    """Keep that a run began over what was due at that time."""
+    await connection.execute(insert(RetentionRun).values(started_at=now, as_of=as_of, anonymized=0, deleted=0))
 
 
 async def count_deleted(connection: AsyncConnection, started_at: datetime, rows: int) -> None:
@@ -182,7 +184,7 @@ async def forget_devices(connection: AsyncConnection, device_ids: Iterable[UUID]
     """Delete those of the devices of which still nothing is left, and say how many. Whoever stores an event of any
     device waits meanwhile, so that none loses its subject."""
     await connection.execute(select(func.pg_advisory_xact_lock(GOING)))
-    return await _delete(connection, Device, Device.device_id.in_(device_ids), _nothing_left())
+    return await _delete(connection, Device, among(Device.device_id, device_ids), _nothing_left())
 
 
 async def forget_error_groups(connection: AsyncConnection, last_seen_before: datetime) -> int:

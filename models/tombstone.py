@@ -48,4 +48,4 @@ async def lift_tombstones(connection: AsyncConnection, user_ids: Sequence[str]) 
     """These people are signed up anew: what is theirs is taken again."""
     secret = secret_of(connection)
     theirs = [digest(secret, user_id) for user_id in user_ids]
-    await connection.execute(delete(Tombstone).where(Tombstone.digest.in_(theirs)))
+    await connection.execute(delete(Tombstone).where(among(Tombstone.digest, theirs)))

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, unnest
+from models.base import Base, among, unnest
 from models.consent import is_consented
 from models.risk import AssessmentDue
 from models.tombstone import erased_among
@@ -102,7 +102,7 @@ async def subjects_of(connection: AsyncConnection, user_ids: Sequence[str]) -> d
     columns = User.subject_key, User.time_zone, User.role, User.birth_date, User.tracking_objected
     found = await connection.execute(
         select(User.user_id, *columns, is_consented(User.subject_key, User.birth_date).label("consented")).where(
-            User.user_id.in_(user_ids)
+            among(User.user_id, user_ids)
         )
     )
     return {

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Integer, Row, Select, cast, false, func, select, true, union_all
 
 from models.badge import BadgeAnalytics
+from models.base import among
 from models.catalogue import CatalogueEntry
 from models.contribution import DailyContribution
 from models.viewer import visible_to
@@ -52,7 +54,7 @@ async def claim_rates(request: Request, badges: Sequence[int], window: Window) -
             func.bool_or(~done.c.is_claim).label("viewed"),
             func.bool_or(done.c.is_claim).label("claimed"),
         )
-        .where(done.c.badge.in_(badges))
+        .where(among(done.c.badge, badges))
         .group_by(done.c.badge, done.c.subject_key)
         .subquery()
     )
@@ -63,8 +65,9 @@ async def claim_rates(request: Request, badges: Sequence[int], window: Window) -
     return dict.fromkeys(badges) | {row.badge: float(row.rate) for row in rows}
 
 
-def _each(request: Request, window: Window, column: Any, *, is_claim: ColumnElement[bool]) -> Select[Any]:
+def _each(request: Request, window: Window, column: Any, *, is_claim: ColumnElement[bool]) -> Select[UUID, int, bool]:
     mine = DailyContribution
-    return select(mine.subject_key, func.unnest(column).label("badge"), is_claim.label("is_claim")).where(
+    badge = func.unnest(column, type_=Integer).label("badge")
+    return select(mine.subject_key, badge, is_claim.label("is_claim")).where(
         window.holds(mine.day), column.is_not(None), visible_to(request.viewer, mine.subject_key)
     )

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.base import secret_of
+from models.base import among, secret_of
 from models.erasure import Erasure
 from models.text import is_storable
 from models.tombstone import digest
@@ -71,7 +71,7 @@ async def erasures_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list
     if request.viewer.user_id is None:
         return [None for _ in keys]
     async with request.databases.writing() as connection:
-        wanted = select(*COLUMNS).where(Erasure.erasure_id.in_([erasure_id for (erasure_id,) in keys]))
+        wanted = select(*COLUMNS).where(among(Erasure.erasure_id, [erasure_id for (erasure_id,) in keys]))
         if request.viewer.role is not Role.ADMIN:
             wanted = wanted.where(Erasure.asked_by == _asker(connection, request))
         found = {row.erasure_id: row for row in await connection.execute(wanted)}

@@ -8,6 +8,7 @@ from sqlalchemy import Row, Select, Text, bindparam, delete, insert, select
 from sqlalchemy.orm import aliased
 
 from models.access_log import Access
+from models.base import among
 from models.erasure import TaskState
 from models.export import DataExport, DataExportPart
 from models.user import User
@@ -52,7 +53,7 @@ async def export(request: Request, user_id: str) -> Asked:
         if pending:
             return pending, []
         gone = [row.export_id for row in rows[MOST_OFFERED - 1 :]]
-        await connection.execute(delete(DataExport).where(*theirs, DataExport.export_id.in_(gone)))
+        await connection.execute(delete(DataExport).where(*theirs, among(DataExport.export_id, gone)))
         made = insert(DataExport).values(
             subject_key=whose,
             export_id=uuid4(),
@@ -75,7 +76,7 @@ async def data_export(request: Request, export_id: UUID) -> Row[Any]:
 
 async def exports_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list[Row[Any] | None]:
     """The exports of these ids; None where there is none that the viewer asked for, of somebody they still may see."""
-    wanted = _theirs(request).where(DataExport.export_id.in_([export_id for (export_id,) in keys]))
+    wanted = _theirs(request).where(among(DataExport.export_id, [export_id for (export_id,) in keys]))
     found = {row.export_id: row for row in await request.reader.rows(wanted)}
     return [found.get(export_id) for (export_id,) in keys]
 

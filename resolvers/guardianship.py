@@ -9,6 +9,7 @@ from sqlalchemy import ARRAY, DateTime, Row, Text, Uuid, bindparam, column, dele
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.base import among
 from models.guardianship import Guardianship
 from models.text import is_storable
 from models.user import User, UserRole
@@ -90,7 +91,7 @@ async def _pair(
     connection: AsyncConnection, guardian_id: str, child_id: str
 ) -> tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]:
     wanted = [user_id for user_id in (guardian_id, child_id) if is_storable(user_id)]
-    rows = await connection.execute(select(User.__table__).where(User.user_id.in_(wanted)))
+    rows = await connection.execute(select(User.__table__).where(among(User.user_id, wanted)))
     found = {row.user_id: row for row in rows}
     refusals = [
         Refusal([field], "NOT_FOUND", f"{field} is no user that is kept")

@@ -7,6 +7,7 @@ from datetime import date
 
 from sqlalchemy import BigInteger, Integer, Text, column, func, select
 
+from models.base import among
 from models.catalogue import CatalogueEntry, Kind
 from models.contribution import VIEWS, DailyContribution
 from models.page import PageViewAnalytics, load_quantiles
@@ -63,7 +64,7 @@ async def unique_users(request: Request, pages: Sequence[int], window: Window) -
         .where(window.holds(mine.day), mine.page_views.is_not(None), visible_to(request.viewer, mine.subject_key))
         .subquery()
     )
-    viewers = select(views).where(views.c.page.in_(pages)).distinct().subquery()
+    viewers = select(views).where(among(views.c.page, pages)).distinct().subquery()
     users = func.count().label("users")
     rows = await request.reader.rows(select(viewers.c.page, users).group_by(viewers.c.page))
     return dict.fromkeys(pages, 0) | {row.page: row.users for row in rows}
@@ -76,7 +77,7 @@ async def load_times(
     sums = PageViewAnalytics
     bins = (
         select(sums.page, func.unnest(sums.load_keys).label("key"), func.unnest(sums.load_counts).label("views"))
-        .where(window.holds(sums.day), sums.page.in_(pages))
+        .where(window.holds(sums.day), among(sums.page, pages))
         .subquery()
     )
     rows = await request.reader.rows(
@@ -93,7 +94,7 @@ async def time_on_page(request: Request, pages: Sequence[int], window: Window) -
     sums = PageViewAnalytics
     visible = (
         select(sums.page, func.unnest(sums.visible_seconds).label("seconds"))
-        .where(window.holds(sums.day), sums.page.in_(pages))
+        .where(window.holds(sums.day), among(sums.page, pages))
         .subquery()
     )
     middle = func.percentile_cont(0.5).within_group(visible.c.seconds).label("seconds")
@@ -105,7 +106,9 @@ async def page_days(request: Request, pages: Sequence[int], window: Window) -> d
     """Of each page, by number, its views and unique users day by day."""
     sums = PageViewAnalytics
     rows = await request.reader.rows(
-        select(sums.page, sums.day, sums.views, sums.unique_users).where(window.holds(sums.day), sums.page.in_(pages))
+        select(sums.page, sums.day, sums.views, sums.unique_users).where(
+            window.holds(sums.day), among(sums.page, pages)
+        )
     )
     kept = {(row.page, row.day): row for row in rows}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from models.base import among
 from models.catalogue import CatalogueEntry
 from models.contribution import DailyContribution
 from models.quest import QuestAnalytics
@@ -71,7 +73,7 @@ async def completion_rates(request: Request, quests: Sequence[int], window: Wind
             func.min(done.c.at).filter(done.c.is_start).label("started"),
             func.max(done.c.at).filter(~done.c.is_start).label("completed"),
         )
-        .where(done.c.quest.in_(quests))
+        .where(among(done.c.quest, quests))
         .group_by(done.c.quest, done.c.subject_key)
         .subquery()
     )
@@ -84,8 +86,8 @@ async def completion_rates(request: Request, quests: Sequence[int], window: Wind
 
 def _each(
     request: Request, window: Window, column: Any, *, is_start: ColumnElement[bool], at: ColumnElement[int]
-) -> Select[Any]:
+) -> Select[UUID, int, bool, int]:
     mine = DailyContribution
     return select(
-        mine.subject_key, func.unnest(column).label("quest"), is_start.label("is_start"), at.label("at")
+        mine.subject_key, func.unnest(column, type_=Integer).label("quest"), is_start.label("is_start"), at.label("at")
     ).where(window.holds(mine.day), column.is_not(None), visible_to(request.viewer, mine.subject_key))

@@ -24,7 +24,7 @@ from models.text import is_storable, mask_emails, may_need_cleaning, page_path
 from models.user import Subject, UserRole, subjects_of
 from models.viewer import Role
 from resolvers.bot import is_bot
-from resolvers.errors import BadUserInputError, TooComplexError, UnavailableError
+from resolvers.errors import BadUserInputError, UnavailableError
 from resolvers.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED
 from resolvers.reader import SECONDS_TO_ANSWER, database_needed
 from resolvers.request import Request
@@ -94,17 +94,15 @@ class Taken:
 
 
 async def admit(request: Request, numbers: Sequence[int]) -> None:
-    """Count the events of an operation's fields before they are read in general, which takes long: `track` then counts
-    them for their devices alone.
+    """Count the events of an operation's fields together before they are read in general, which takes long: `track`
+    then counts them for their devices alone. Where one field has kept its events and the error of the next hides that,
+    to send all of them again keeps each once.
 
-    Raises TooComplexError where there are several such fields, since what one has kept the error of another would
-    hide; else BadUserInputError and RateLimitedError as `track` does.
+    Raises BadUserInputError and RateLimitedError as `track` does.
     """
-    if len(numbers) > 1:
-        raise TooComplexError("an operation may track once: send several events by one trackEvents")
-    (number,) = numbers
-    _check_number(number)
-    await request.rate_limits.spend(_askers(request, number))
+    for number in (*numbers, sum(numbers)):
+        _check_number(number)
+    await request.rate_limits.spend(_askers(request, sum(numbers)))
     request.is_counted = True
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.age import adult_at
-from models.base import unnest
+from models.base import among, unnest
 from models.erasure import being_erased
 from models.horizon import horizon
 from models.rollup import mark_dirty
@@ -133,7 +133,7 @@ async def upsert(request: Request, drafts: Sequence[UserDraft]) -> tuple[list[di
 
 async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], request: Request) -> list[dict[str, Any]]:
     await make_known(connection, [Arrival(draft.user_id, draft.role, request.now) for draft in drafts])
-    known = select(User.__table__).where(User.user_id.in_([draft.user_id for draft in drafts]))
+    known = select(User.__table__).where(among(User.user_id, [draft.user_id for draft in drafts]))
     locked = known.order_by(User.user_id).with_for_update(key_share=True)
     before = {row.user_id: row for row in await connection.execute(locked)}
     rows = [_row(draft, before[draft.user_id]) for draft in drafts]

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.analytics import mark_days
-from models.base import Base, secret_of, unnest
+from models.base import Base, among, secret_of, unnest
 from models.contribution import DailyContribution
 from models.erasure import Erasure, TaskState
 from models.error import ErrorEvent, ErrorGroup
@@ -127,7 +127,7 @@ async def _make_exports_anew(connection: AsyncConnection, subject_keys: ColumnEl
     """Archives of these people may name whoever is erased: whoever is making one of them stops, too."""
     anew = update(DataExport).where(subject_keys).values(state=TaskState.WAITING, tries=0)
     export_ids = list(await connection.scalars(anew.returning(DataExport.export_id)))
-    await connection.execute(delete(DataExportPart).where(DataExportPart.export_id.in_(export_ids)))
+    await connection.execute(delete(DataExportPart).where(among(DataExportPart.export_id, export_ids)))
 
 
 async def unfinished(connection: AsyncConnection) -> list[UUID]:
@@ -150,7 +150,7 @@ async def write_anew(connection: AsyncConnection) -> AsyncGenerator[tuple[str, i
     for table in WITHOUT_WEEKS if erasures else ():
         yield table, await _write_patiently(connection, table)
     async with connection.begin():
-        these = Erasure.erasure_id.in_(erasures)
+        these = among(Erasure.erasure_id, erasures)
         await connection.execute(update(Erasure).where(these).values(written_anew_at=datetime.now(UTC)))
 
 
@@ -321,7 +321,7 @@ async def _narrow_groups(connection: AsyncConnection, errors: Iterable[Row[UUID,
         [(group_id, min(each), max(each)) for group_id, each in times.items()],
     )
     of_each = select(ErrorEvent.group_id, func.min(at).label("first_at"), func.max(at).label("last_at"))
-    left = of_each.where(ErrorEvent.group_id.in_(times)).group_by(ErrorEvent.group_id).subquery()
+    left = of_each.where(among(ErrorEvent.group_id, times)).group_by(ErrorEvent.group_id).subquery()
     first, last = group.first_seen_at, group.last_seen_at
     await connection.execute(
         update(group)
@@ -332,7 +332,7 @@ async def _narrow_groups(connection: AsyncConnection, errors: Iterable[Row[UUID,
         )
     )
     is_left = exists().where(ErrorEvent.group_id == group.group_id)
-    await connection.execute(delete(group).where(group.group_id.in_(times), ~is_left))
+    await connection.execute(delete(group).where(among(group.group_id, times), ~is_left))
 
 
 async def _drop_set_aside(work: Work) -> bool:
@@ -356,10 +356,10 @@ async def _drop_set_aside(work: Work) -> bool:
             work.deleted["names in set_aside_events"] += 1
             others.add(event.user_id)
     if others:
-        keys = select(User.subject_key).where(User.user_id.in_(others))
+        keys = select(User.subject_key).where(among(User.user_id, others))
         await _make_exports_anew(work.connection, DataExport.subject_key.in_(keys))
     if theirs:
-        await work.connection.execute(delete(SetAsideEvent).where(SetAsideEvent.set_aside_id.in_(theirs)))
+        await work.connection.execute(delete(SetAsideEvent).where(among(SetAsideEvent.set_aside_id, theirs)))
         await add_counts(work.connection, Counts(withdrawn=len(theirs)))
         work.deleted[SetAsideEvent.__tablename__] += len(theirs)
     return True
@@ -391,7 +391,7 @@ async def _unname(work: Work, week: date) -> bool:
         .where(*(column == cleaned.c[column.key] for column in key))
         .values(event_data=cleaned.c.event_data)
     )
-    await _make_exports_anew(work.connection, DataExport.subject_key.in_({row.subject_key for row in rows}))
+    await _make_exports_anew(work.connection, among(DataExport.subject_key, {row.subject_key for row in rows}))
     work.deleted["names in user_activity_events"] += len(rows)
     return len(rows) < ROWS_AT_ONCE
 

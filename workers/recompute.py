@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Subquery, and_, case, func, literal, or_, select, true, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.base import unnest
+from models.base import among, unnest
 from models.device import TIME_ZONE, Device
 from models.event import UserActivityEvent
 from models.horizon import horizon, horizon_kept, midnight
@@ -131,7 +131,7 @@ async def _portions(
     day = func.date_trunc("day", UserActivityEvent.occurred_at)
     counted = await connection.execute(
         select(day, func.count())
-        .where(UserActivityEvent.subject_key.in_(keys), UserActivityEvent.occurred_at >= sealed_before)
+        .where(among(UserActivityEvent.subject_key, keys), UserActivityEvent.occurred_at >= sealed_before)
         .group_by(day)
         .order_by(day)
     )
@@ -179,7 +179,7 @@ async def _see_again(connection: AsyncConnection, keys: Collection[UUID], sealed
     found = await connection.execute(
         select(User.subject_key, first, last)
         .join(seen, true())
-        .where(User.subject_key.in_(keys), wrong)
+        .where(among(User.subject_key, keys), wrong)
         .order_by(User.user_id)
         .with_for_update(of=User, key_share=True)
     )

@@ -49,10 +49,10 @@ class Done(NamedTuple):
 
 
 async def is_due(connection: AsyncConnection, now: datetime) -> bool:
-    """Whether no run has come to its end since 02:00 UTC, or one that began since then was broken off."""
+    """Whether the run that began last did not do all that was due at the last 02:00 UTC, or was broken off."""
     since = next_run(now) - timedelta(days=1)
     last = (await connection.execute(LAST_RUN)).one_or_none()
-    return last is None or last.started_at < since or last.finished_at is None
+    return last is None or last.as_of < since or last.finished_at is None
 
 
 async def is_kept(connection: AsyncConnection, now: datetime, policy: Policy) -> bool:
@@ -103,7 +103,7 @@ async def _run(
     started_at = await _database_time(connection)
     # Each step is over with its statement: its locks never wait for this process.
     await connection.execution_options(isolation_level="AUTOCOMMIT")
-    await begin_run(connection, started_at)
+    await begin_run(connection, started_at, as_of)
     for step in Step:
         while part := await take_step(connection, step, as_of, policy):
             yield Done(step, part.table, part.rows, part.name)

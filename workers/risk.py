@@ -41,7 +41,7 @@ async def assess_soon(connection: AsyncConnection, subject_keys: Sequence[UUID],
     """Let the people among these subjects, whom the caller holds, be due `now`."""
     await connection.execute(
         update(AssessmentDue)
-        .where(AssessmentDue.subject_key.in_(subject_keys), AssessmentDue.due_at > now)
+        .where(among(AssessmentDue.subject_key, subject_keys), AssessmentDue.due_at > now)
         .values(due_at=now)
     )
 

@@ -32,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.analytics import mark_days
-from models.base import unnest
+from models.base import among, unnest
 from models.catalogue import Item, Title, note_titles, numbers_of
 from models.contribution import KINDS, VIEWS, DailyContribution, find_contributions, find_titles
 from models.device import TIME_ZONE, Device
@@ -154,15 +154,15 @@ async def claimed_spans(connection: AsyncConnection, subject_keys: Collection[UU
     dirty: dict[UUID, tuple[datetime, datetime]] = {}
     for key, first, last in await connection.execute(
         delete(DirtySpan)
-        .where(DirtySpan.subject_key.in_(subject_keys))
+        .where(among(DirtySpan.subject_key, subject_keys))
         .returning(DirtySpan.subject_key, DirtySpan.first_at, DirtySpan.last_at)
     ):
         known = dirty.get(key, (first, last))
         dirty[key] = min(first, known[0]), max(last, known[1])
     zones = await connection.execute(
         union_all(
-            select(User.subject_key, User.time_zone).where(User.subject_key.in_(dirty)),
-            select(Device.subject_key, literal(TIME_ZONE)).where(Device.subject_key.in_(dirty)),
+            select(User.subject_key, User.time_zone).where(among(User.subject_key, dirty)),
+            select(Device.subject_key, literal(TIME_ZONE)).where(among(Device.subject_key, dirty)),
         )
     )
     return [Span(key, ZoneInfo(zone), *dirty[key]) for key, zone in zones]
@@ -252,7 +252,7 @@ async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch
     last_ones = select(
         UserSession.subject_key, UserSession.device_id, UserSession.started_at, UserSession.ended_at
     ).where(
-        UserSession.subject_key.in_(reaching),
+        among(UserSession.subject_key, reaching),
         UserSession.started_at >= sealed_before - LONGEST,
         UserSession.started_at < max(reaching.values()),
     )
@@ -261,7 +261,7 @@ async def _sealed_until(connection: AsyncConnection, stretches: Sequence[Stretch
         SealedSession.device_id,
         literal(sealed_before - LONGEST).label("started_at"),
         SealedSession.ended_at,
-    ).where(SealedSession.subject_key.in_(reaching))
+    ).where(among(SealedSession.subject_key, reaching))
     rows = await connection.execute(union_all(last_ones, anonymised).order_by("ended_at"))
     return {(key, device): ended_at for key, device, started_at, ended_at in rows if started_at < reaching[key]}
 
@@ -384,7 +384,7 @@ async def _delete_gone(
     kept = await connection.execute(
         select(*key).where(
             ours,
-            table.subject_key.in_(rewrites),
+            among(table.subject_key, rewrites),
             column >= min(rewrite.since for rewrite in rewrites.values()),
             column < max(rewrite.until for rewrite in rewrites.values()),
         )

@@ -9,6 +9,7 @@ TABLES = """
 CREATE TABLE retention_runs (
     started_at timestamptz PRIMARY KEY,
     finished_at timestamptz,
+    as_of timestamptz NOT NULL,
     anonymized bigint NOT NULL,
     deleted bigint NOT NULL
 );

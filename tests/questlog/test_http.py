@@ -172,6 +172,19 @@ async def test_what_is_not_compiled_is_counted_once_and_before_it_is_read(strict
     assert (await strict.data(IN_GENERAL, None, events=some(20, deviceId=str(uuid4()))))["trackEvents"]
 
 
+TWICE = """
+mutation ($events: [TrackEventInput!]!) {
+  a: trackEvents(input: {events: $events}) { accepted } b: trackEvents(input: {events: $events}) { accepted }
+}
+"""
+
+
+async def test_all_fields_of_an_operation_are_counted_before_any_is_answered(strict: Platform) -> None:
+    await limited(strict, ADA, TWICE, number=6)
+    assert (await strict.data(TWICE, ADA, events=some(5)))["b"] == {"accepted": 5}
+    await limited(strict, ADA)
+
+
 @pytest.mark.parametrize("at_once", [1, 8, 50])
 async def test_a_limit_holds_to_the_hundredth_of_it(servers: EmbeddedServers, tmp_path: Path, at_once: int) -> None:
     async with new_api(servers, tmp_path, user_events_per_minute=200) as platform:

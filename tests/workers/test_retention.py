@@ -438,7 +438,7 @@ async def test_what_comes_late_is_derived_as_before_after_the_last_sealed_sessio
     assert sessions == []
     if zone != "Pacific/Auckland":
         assert await old.rows(days, key=key, day=edge.date()) == [row for row in before if row[1] < edge.date()]
-    assert await run(idle, NOW) is not None
+    assert not [done for done in await run(idle, NOW) if done.part]
     async with old.engine.begin() as connection:
         while await take_step(connection, Step.ANONYMIZE, edge + WEEK + 89 * DAY + 2 * HOUR, POLICY):
             pass
@@ -794,9 +794,16 @@ async def test_the_worker_begins_the_run_of_the_day_once(idle: Platform, old: St
     assert not await due_at(old, NOW)
     await old.rows("UPDATE retention_runs SET finished_at = NULL")
     assert await look() == [(False,), (True,)]
-    await old.rows("UPDATE retention_runs SET started_at = started_at - interval '1 day'")
+    await old.rows("UPDATE retention_runs SET as_of = as_of - interval '1 day'")
     async with old.engine.connect() as connection:
         assert await is_due(connection, datetime.now(UTC))
+
+
+async def test_a_run_as_of_an_earlier_day_is_not_the_day_s(idle: Platform, old: Storing) -> None:
+    for as_of, is_left in ((datetime.now(UTC) - DAY, True), (datetime.now(UTC), False)):
+        await run(idle, as_of)
+        async with old.engine.connect() as connection:
+            assert await is_due(connection, datetime.now(UTC)) is is_left
 
 
 @pytest.mark.parametrize(
@@ -807,7 +814,7 @@ async def test_a_run_is_due_from_two_o_clock_on(old: Storing, started: timedelta
     two = datetime(2026, 3, 29, 2, tzinfo=UTC)
     async with old.engine.connect() as connection:
         assert await is_due(connection, two + now)
-        await old.rows("INSERT INTO retention_runs VALUES (:at, :at, 0, 0)", at=two + started)
+        await old.rows("INSERT INTO retention_runs VALUES (:at, :at, :at, 0, 0)", at=two + started)
         assert await is_due(connection, two + now) is due
 
 
