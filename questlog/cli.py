@@ -38,6 +38,7 @@ set_aside = typer.Typer(
 app.add_typer(set_aside, name="set-aside")
 
 NICENESS = 10
+DONE_STAYS_DONE = "what is done stays done, and running it again does the rest"
 SetAsideIds = Annotated[list[int] | None, typer.Argument(help="Ids of events, as listed.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -369,10 +370,15 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 
 @contextlib.asynccontextmanager
 async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
-    """The database by the worker's login, the queue, and the settings."""
+    """The database by the worker's login, the queue, and the settings. Where one of them goes away meanwhile, raises
+    StartError."""
+    from redis.exceptions import RedisError
+    from sqlalchemy.exc import DBAPIError
+
     from models.base import connect
     from questlog.database import logins
     from questlog.reach import check_database, check_queue
+    from resolvers.reader import will_pass
     from workers.queue import open_queue
 
     settings = questlog_settings.load()
@@ -386,7 +392,14 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
         engine, queue = connect(url, pool_size=1, secret=secret), await open_queue(redis_url)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
-        yield engine, queue, settings
+        try:
+            yield engine, queue, settings
+        except RedisError as error:
+            raise StartError(f"Valkey is away, or too busy: {DONE_STAYS_DONE}") from error
+        except DBAPIError as error:
+            if not will_pass(error):
+                raise
+            raise StartError(f"PostgreSQL is away, or too busy: {DONE_STAYS_DONE}") from error
 
 
 def _shown(value: object) -> str:
@@ -404,7 +417,7 @@ def _shown(value: object) -> str:
 def _until_done(errand: Coroutine[Any, Any, None]) -> None:
     """Run what can be broken off at any point and begun again."""
     if not _until_interrupted(errand):
-        raise StartError("broken off: what is done stays done, and running it again does the rest")
+        raise StartError(f"broken off: {DONE_STAYS_DONE}")
 
 
 def _until_interrupted(errand: Coroutine[Any, Any, None]) -> bool:

@@ -36,10 +36,15 @@ def database_needed() -> Iterator[None]:
     except (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise UnavailableError("the database is away: nothing was kept, try again") from error
     except DBAPIError as error:
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
-        if not (error.connection_invalidated or sqlstate.startswith(PASSING)):
+        if not will_pass(error):
             raise
         raise UnavailableError("the database is away: nothing was kept, try again") from error
+
+
+def will_pass(error: DBAPIError) -> bool:
+    """Whether the same may succeed later: the database is away, or busy."""
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate.startswith(PASSING)
 
 
 @dataclass(frozen=True)

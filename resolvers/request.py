@@ -85,7 +85,9 @@ class Request:
         return Reader(self.databases, self.viewer, self.rules.seconds_to_answer)
 
     async def close(self) -> None:
-        """Give back what the request took."""
+        """Give back what the request took, and let go of its loaders: they know the request, and only the garbage
+        collector would find the circle, with all rows in it."""
+        self._loaders.clear()
         await self.reader.close()
 
     def require_token(self) -> None:

@@ -113,7 +113,7 @@ async def write_archive(
         for kept in KEPT:
             for form in (_Json, _Csv):
                 columns = [column.name for column in kept.table.__table__.columns]
-                with archive.open(f"{kept.name}.{form.ending}", "w") as entry:
+                with archive.open(f"{kept.name}.{form.ending}", "w", force_zip64=True) as entry:
                     written = form(entry, columns)
                     async for rows in _rows(connection, kept, subject_key):
                         shown = [_shown(kept, row, subject_key, names, visible) for row in rows]
@@ -127,7 +127,7 @@ async def write_archive(
             ("rhythm", [await _rhythm(connection, person, now)]),
         ):
             for form in (_Json, _Csv):
-                with archive.open(f"{name}.{form.ending}", "w") as entry:
+                with archive.open(f"{name}.{form.ending}", "w", force_zip64=True) as entry:
                     written = form(entry, list(found[0]) if found else [])
                     written.add(found)
                     written.close()

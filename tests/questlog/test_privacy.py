@@ -1,5 +1,6 @@
 """`questlog export`, `erase` and `verify-receipt` beside a running installation, and what bad input gets."""
 
+import asyncio
 import json
 import shutil
 import stat
@@ -7,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from questlog.embedded import EmbeddedServers
@@ -58,6 +60,17 @@ def test_somebody_is_exported_and_erased_with_a_receipt_that_can_be_checked(
     deep = erased.stdout.replace('"complete": true', f'"complete": {"[" * 500}{"]" * 500}')
     file.write_text(deep)
     assert_one_line(questlog(running.home, "verify-receipt", str(file)), "is not as it was signed")
+
+
+async def test_whoever_is_held_by_others_for_too_long_is_not_erased_yet(running: Installation) -> None:
+    await asyncio.to_thread(running.ask, "{ viewer { user { userId } } }", running.token("student", "ana"))
+    database = await asyncpg.connect(EmbeddedServers.running(running.home).database_url)
+    async with database.transaction():
+        await database.execute("SELECT FROM users WHERE user_id = 'ana' FOR UPDATE")
+        told = await asyncio.to_thread(questlog, running.home, "erase", "ana")
+    await database.close()
+    assert_one_line(told, "PostgreSQL is away, or too busy")
+    assert (await asyncio.to_thread(questlog, running.home, "erase", "ana")).returncode == 0
 
 
 @pytest.mark.parametrize("command", [("erase", "kim"), ("work",)])
