@@ -147,6 +147,12 @@ async def finish_run(connection: AsyncConnection, started_at: datetime, now: dat
     await connection.execute(update(RetentionRun).where(RetentionRun.started_at == started_at).values(finished_at=now))
 
 
+async def has_run(connection: AsyncConnection, since: datetime) -> bool:
+    """Whether a run has come to its end over what was due as of that time, or later."""
+    ended = exists().where(RetentionRun.as_of >= since, RetentionRun.finished_at.is_not(None))
+    return await connection.scalar(select(ended)) or False
+
+
 async def forget_marks(connection: AsyncConnection, sealed_before: datetime) -> None:
     """Forget which partitions were to be written anew, where they are anonymised or gone."""
     await connection.execute(delete(PartitionRewrite).where(PartitionRewrite.week < sealed_before.date()))

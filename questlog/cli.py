@@ -38,7 +38,6 @@ set_aside = typer.Typer(
 app.add_typer(set_aside, name="set-aside")
 
 NICENESS = 10
-DONE_STAYS_DONE = "what is done stays done, and running it again does the rest"
 SetAsideIds = Annotated[list[int] | None, typer.Argument(help="Ids of events, as listed.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -372,7 +371,8 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     """The database by the worker's login, the queue, and the settings. Where one of them goes away meanwhile, raises
     StartError."""
-    from redis.exceptions import RedisError
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import TimeoutError as RedisTimeoutError
     from sqlalchemy.exc import DBAPIError
 
     from models.base import connect
@@ -394,12 +394,13 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         try:
             yield engine, queue, settings
-        except RedisError as error:
-            raise StartError(f"Valkey is away, or too busy: {DONE_STAYS_DONE}") from error
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise StartError(f"Valkey is away, or too busy ({type(error).__name__}): try again") from error
         except DBAPIError as error:
             if not will_pass(error):
                 raise
-            raise StartError(f"PostgreSQL is away, or too busy: {DONE_STAYS_DONE}") from error
+            kind = type(getattr(error.orig, "__cause__", None) or error.orig).__name__
+            raise StartError(f"PostgreSQL is away, or too busy ({kind}): try again") from error
 
 
 def _shown(value: object) -> str:
@@ -417,7 +418,7 @@ def _shown(value: object) -> str:
 def _until_done(errand: Coroutine[Any, Any, None]) -> None:
     """Run what can be broken off at any point and begun again."""
     if not _until_interrupted(errand):
-        raise StartError(f"broken off: {DONE_STAYS_DONE}")
+        raise StartError("broken off: what is done stays done, and running it again does the rest")
 
 
 def _until_interrupted(errand: Coroutine[Any, Any, None]) -> bool:

@@ -79,7 +79,7 @@ class EventFilter:
 def _is_of(categories: Collection[str]) -> ColumnElement[bool]:
     """Whether an event's type is of one of these categories; a type that the taxonomy does not know is custom."""
     stored_as = UserActivityEvent.event_type
-    named = stored_as.in_(name for name, kind in EVENT_TYPES.items() if kind.category in categories)
+    named = among(stored_as, [name for name, kind in EVENT_TYPES.items() if kind.category in categories])
     return or_(named, stored_as.not_in(EVENT_TYPES)) if Category.CUSTOM in categories else named
 
 

@@ -100,7 +100,9 @@ async def admit(request: Request, numbers: Sequence[int]) -> None:
 
     Raises BadUserInputError and RateLimitedError as `track` does.
     """
-    for number in (*numbers, sum(numbers)):
+    if len(numbers) > 1 and sum(numbers) > MOST_EVENTS:
+        raise BadUserInputError(f"the fields that track have {sum(numbers)} events, and {MOST_EVENTS} is the most")
+    for number in numbers:
         _check_number(number)
     await request.rate_limits.spend(_askers(request, sum(numbers)))
     request.is_counted = True

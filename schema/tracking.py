@@ -227,7 +227,9 @@ class TrackEventInput:
 class TrackEventsInput:
     """The contract's TrackEventsInput."""
 
-    events: list[TrackEventInput] = strawberry.field(description="What happened, in any order; 1 to 500 of them.")
+    events: list[TrackEventInput] = strawberry.field(
+        description="What happened, in any order; 1 to 500 of them, as in the whole operation."
+    )
 
 
 @strawberry.type(description="Why an event was not taken.")

@@ -28,6 +28,7 @@ from models.retention import (
     forget_error_groups,
     forget_marks,
     forget_records,
+    has_run,
     idle_devices,
     oldest_identifiable,
     oldest_promised,
@@ -49,10 +50,10 @@ class Done(NamedTuple):
 
 
 async def is_due(connection: AsyncConnection, now: datetime) -> bool:
-    """Whether the run that began last did not do all that was due at the last 02:00 UTC, or was broken off."""
+    """Whether no run has done all that was due at the last 02:00 UTC, or the one that began last was broken off."""
     since = next_run(now) - timedelta(days=1)
     last = (await connection.execute(LAST_RUN)).one_or_none()
-    return last is None or last.as_of < since or last.finished_at is None
+    return last is None or last.finished_at is None or not await has_run(connection, since)
 
 
 async def is_kept(connection: AsyncConnection, now: datetime, policy: Policy) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import psutil
 from arq.connections import ArqRedis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -72,7 +73,7 @@ class Bench:
         """Send for some seconds, and wait until everything is stored; raises RuntimeError where an event went wrong."""
         processes = {**self.processes(), "API": api}
         before = await self.ledger()
-        used = {name: cpu_seconds(pids) for name, pids in processes.items()}
+        used = {pid: cpu_seconds([pid]) for pids in processes.values() for pid in pids}
         began = perf_counter()
         sent = await wrk(f"{origin}/graphql", self._tokens, batch, pause)
         acknowledged = (await self.ledger()).accepted - before.accepted
@@ -86,7 +87,11 @@ class Bench:
             (after.stored - before.stored) / seconds,
             sent["p50"],
             sent["p99"],
-            {name: (cpu_seconds(pids) - used[name]) * 1e6 / acknowledged for name, pids in processes.items()},
+            {
+                # PostgreSQL's own helpers may have ended meanwhile.
+                name: sum(cpu_seconds([pid]) - used[pid] for pid in pids if psutil.pid_exists(pid)) * 1e6 / acknowledged
+                for name, pids in processes.items()
+            },
         )
 
     def processes(self) -> dict[str, list[int]]:

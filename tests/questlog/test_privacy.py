@@ -69,7 +69,7 @@ async def test_whoever_is_held_by_others_for_too_long_is_not_erased_yet(running:
         await database.execute("SELECT FROM users WHERE user_id = 'ana' FOR UPDATE")
         told = await asyncio.to_thread(questlog, running.home, "erase", "ana")
     await database.close()
-    assert_one_line(told, "PostgreSQL is away, or too busy")
+    assert_one_line(told, "PostgreSQL is away, or too busy (LockNotAvailableError): try again")
     assert (await asyncio.to_thread(questlog, running.home, "erase", "ana")).returncode == 0
 
 

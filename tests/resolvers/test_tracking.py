@@ -485,7 +485,7 @@ async def test_an_operation_may_track_several_times_and_500_events_in_all(
         assert answer["data"] == {"a": {"accepted": 1}, "b": {"accepted": more}}
     else:
         (error,) = answer["errors"]
-        assert error["message"] == "events has 501 entries, and must have 1 to 500"
+        assert error["message"] == "the fields that track have 501 events, and 500 is the most"
     assert len(await stored(platform, user_id)) == (1 + more) * taken
 
 
