@@ -264,8 +264,10 @@ async def working(platform: Platform) -> AsyncIterator[None]:
         # Between two looks at the queue, so that nothing breaks off in the middle of one.
         worker.allow_pick_jobs = False
         await asyncio.sleep(0.05)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        # Python 3.11's wait_for, by which redis-py sends, may swallow a cancellation.
+        while not running.done():
+            running.cancel()
+            await asyncio.wait([running], timeout=0.1)
         # arq would cancel what is still begun, and pass that on to whoever closes it.
         await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
         await worker.close()
