@@ -268,6 +268,7 @@ async def working(platform: Platform) -> AsyncIterator[None]:
         while not running.done():
             running.cancel()
             await asyncio.wait([running], timeout=0.1)
+        await asyncio.gather(running, return_exceptions=True)
         # arq would cancel what is still begun, and pass that on to whoever closes it.
         await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
         await worker.close()
