@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from types import GenericAlias
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -30,12 +31,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 Value = TypeVar("Value")
 Kind = TypeVar("Kind")
+# Of SQLSTATE's codes and classes those that pass: a lost connection, a server that may not write, a conflict with
+# others, no room or connection left, a lock not got, a server going down or coming up, a disk that fails.
+PASSING = ("08", "25006", "40001", "40P01", "53", "55P03", "57", "58")
 SESSION = {"timezone": "UTC", "idle_in_transaction_session_timeout": "30s"}
 
 
@@ -101,6 +106,12 @@ def secret_of(connection: AsyncConnection) -> bytes:
     return secret
 
 
+def will_pass(error: DBAPIError) -> bool:
+    """Whether the same may succeed later: the database is away, or busy."""
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate.startswith(PASSING)
+
+
 def _plain(value: object) -> str:
     if isinstance(value, UUID):  # asyncpg's own, which orjson does not know
         return str(value)
@@ -130,7 +141,7 @@ def among(column: InstrumentedAttribute[Value] | ColumnElement[Value], values: I
 
 
 class Gathered(TypeDecorator[Any]):
-    """JSON text, read as values of a type that msgspec knows."""
+    """JSON text, read as a list of a type that msgspec knows."""
 
     impl = Text
     cache_ok = True
@@ -138,7 +149,7 @@ class Gathered(TypeDecorator[Any]):
     def __init__(self, kind: Any) -> None:
         super().__init__()
         self.kind = kind
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(GenericAlias(list, (kind,)))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """What the text says."""
@@ -155,4 +166,4 @@ def gathered(
     other table."""
     rows = statement.with_only_columns(*(column.label(f"c{index}") for index, column in enumerate(columns))).subquery()
     found = func.coalesce(func.jsonb_agg(func.jsonb_build_array(*rows.c)), func.jsonb_build_array())
-    return select(type_coerce(cast(found, Text), Gathered(list[kind]))).select_from(rows).scalar_subquery()  # type: ignore[valid-type]
+    return select(type_coerce(cast(found, Text), Gathered(kind))).select_from(rows).scalar_subquery()

@@ -151,6 +151,7 @@ class Engagement:
     longest_streak: int
     last_active_on: date | None
     by_day: Callable[[], Daily]
+    """Made only where it is asked for."""
 
 
 def engagement(

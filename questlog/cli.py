@@ -375,10 +375,9 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     from redis.exceptions import TimeoutError as RedisTimeoutError
     from sqlalchemy.exc import DBAPIError
 
-    from models.base import connect
+    from models.base import connect, will_pass
     from questlog.database import logins
     from questlog.reach import check_database, check_queue
-    from resolvers.reader import will_pass
     from workers.queue import open_queue
 
     settings = questlog_settings.load()

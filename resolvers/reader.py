@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from models.base import will_pass
 from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
@@ -22,9 +23,6 @@ AnyRow = Row[Any]
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
 SECONDS_FOR_POSTGRESQL = 10
-# Of SQLSTATE's codes and classes those that pass: a lost connection, a server that may not write, a conflict with
-# others, no room or connection left, a lock not got, a server going down or coming up, a disk that fails.
-PASSING = ("08", "25006", "40001", "40P01", "53", "55P03", "57", "58")
 
 
 @contextmanager
@@ -39,12 +37,6 @@ def database_needed() -> Iterator[None]:
         if not will_pass(error):
             raise
         raise UnavailableError("the database is away: nothing was kept, try again") from error
-
-
-def will_pass(error: DBAPIError) -> bool:
-    """Whether the same may succeed later: the database is away, or busy."""
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate.startswith(PASSING)
 
 
 @dataclass(frozen=True)

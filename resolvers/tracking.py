@@ -100,11 +100,12 @@ async def admit(request: Request, numbers: Sequence[int]) -> None:
 
     Raises BadUserInputError and RateLimitedError as `track` does.
     """
-    if len(numbers) > 1 and sum(numbers) > MOST_EVENTS:
-        raise BadUserInputError(f"the fields that track have {sum(numbers)} events, and {MOST_EVENTS} is the most")
-    for number in numbers:
+    number = sum(numbers)
+    if len(numbers) == 1:
         _check_number(number)
-    await request.rate_limits.spend(_askers(request, sum(numbers)))
+    elif number > MOST_EVENTS:
+        raise BadUserInputError(f"the fields that track have {number} events, and {MOST_EVENTS} is the most")
+    await request.rate_limits.spend(_askers(request, number))
     request.is_counted = True
 
 

@@ -228,7 +228,7 @@ class TrackEventsInput:
     """The contract's TrackEventsInput."""
 
     events: list[TrackEventInput] = strawberry.field(
-        description="What happened, in any order; 1 to 500 of them, as in the whole operation."
+        description="What happened, in any order; 1 to 500 of them, and no more than 500 in all fields of an operation."
     )
 
 
