@@ -6,6 +6,7 @@ from types import GenericAlias
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import orjson
 from sqlalchemy import (
@@ -32,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
@@ -106,10 +108,13 @@ def secret_of(connection: AsyncConnection) -> bytes:
     return secret
 
 
-def will_pass(error: DBAPIError) -> bool:
-    """Whether the same may succeed later: the database is away, or busy."""
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate.startswith(PASSING)
+def will_pass(error: Exception) -> bool:
+    """Whether what a database was asked may succeed later: it is away, or busy."""
+    if isinstance(error, DBAPIError):
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        return error.connection_invalidated or sqlstate.startswith(PASSING)
+    # asyncpg's own errors come from connecting alone; all others SQLAlchemy wraps.
+    return isinstance(error, OSError | PoolTimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError)
 
 
 def _plain(value: object) -> str:

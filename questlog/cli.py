@@ -373,7 +373,6 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     StartError."""
     from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import TimeoutError as RedisTimeoutError
-    from sqlalchemy.exc import DBAPIError
 
     from models.base import connect, will_pass
     from questlog.database import logins
@@ -395,10 +394,11 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
             yield engine, queue, settings
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise StartError(f"Valkey is away, or too busy ({type(error).__name__}): try again") from error
-        except DBAPIError as error:
+        except Exception as error:
             if not will_pass(error):
                 raise
-            kind = type(getattr(error.orig, "__cause__", None) or error.orig).__name__
+            cause = getattr(error, "orig", error)
+            kind = type(cause.__cause__ or cause).__name__
             raise StartError(f"PostgreSQL is away, or too busy ({kind}): try again") from error
 
 

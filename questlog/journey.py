@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +24,7 @@ async def run(engine: AsyncEngine, anonymize_after_days: int, consent_rule: Cons
     Raises StartError where the file is of no use, and in the end where any line was refused.
     """
     imported = known = refused = 0
-    with _opened(name) as (file, size), progress("Importing", size) as advance:
+    with _readable(name) as (file, size), progress("Importing", size) as advance:
         steps = import_milestones(
             engine,
             file,
@@ -44,13 +44,15 @@ async def run(engine: AsyncEngine, anonymize_after_days: int, consent_rule: Cons
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def _readable(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """The file, and how many bytes it has where that is known."""
-    try:
-        if name == "-":
-            yield sys.stdin.buffer, None
-        else:
-            with Path(name).open("rb") as file:
-                yield file, Path(name).stat().st_size
-    except (FileError, OSError) as error:
-        raise StartError(f"{name} cannot be imported: {error}") from None
+    with ExitStack() as stack:
+        try:
+            file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+            size = None if name == "-" else Path(name).stat().st_size
+        except OSError as error:
+            raise StartError(f"{name} cannot be imported: {error}") from None
+        try:
+            yield file, size
+        except FileError as error:
+            raise StartError(f"{name} cannot be imported: {error}") from None

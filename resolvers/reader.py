@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
 from sqlalchemy import Executable, Row, func, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import will_pass
@@ -30,10 +27,7 @@ def database_needed() -> Iterator[None]:
     """Whatever tells that the database is away becomes UnavailableError."""
     try:
         yield
-    # asyncpg's own errors come from connecting alone; all others SQLAlchemy wraps.
-    except (OSError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise UnavailableError("the database is away: nothing was kept, try again") from error
-    except DBAPIError as error:
+    except Exception as error:
         if not will_pass(error):
             raise
         raise UnavailableError("the database is away: nothing was kept, try again") from error
@@ -82,8 +76,9 @@ class Reader:
     """A request's read-only view of the database: every statement sees the same moment.
 
     Statements run one after the other, however many questions ask at once, and end with the seconds that the request
-    has for all of them. The connection is taken at the first and must be given back with `close`. Raises
-    UnavailableError where the database is away, or time is up.
+    has for all of them; one that has begun comes to its end also where whoever asked is cancelled, as the fields beside
+    an error are. The connection is taken at the first and must be given back with `close`. Raises UnavailableError
+    where the database is away, or time is up.
     """
 
     databases: Databases
@@ -97,6 +92,18 @@ class Reader:
     async def rows(self, statement: Executable, **parameters: object) -> list[AnyRow]:
         """All rows of a statement; with these parameters, and VIEWER_ID. Once PostgreSQL went away it stays away for
         this request, and once time is up it stays so."""
+        return await asyncio.shield(asyncio.ensure_future(self._rows(statement, parameters)))
+
+    async def close(self) -> None:
+        """Give the connection back as soon as the statement that runs is over; none begins after it."""
+        self._lost = self._lost or UnavailableError("the request is over")
+        async with self._turn:
+            if self._connection:
+                with suppress(UnavailableError), database_needed():
+                    await self._connection.close()
+                self._connection = None
+
+    async def _rows(self, statement: Executable, parameters: dict[str, Any]) -> list[AnyRow]:
         async with self._turn:
             if self._lost:
                 raise self._lost
@@ -112,12 +119,6 @@ class Reader:
                 if timeout.expired():
                     self._lost = UnavailableError(f"there is no answer within {self.seconds:g} s: ask for less at once")
                 raise self._lost from error
-
-    async def close(self) -> None:
-        """Give the connection back."""
-        if self._connection:
-            await self._connection.close()
-            self._connection = None
 
     async def _open(self) -> AsyncConnection:
         await self.databases.welcome(self.viewer)

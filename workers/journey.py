@@ -118,10 +118,13 @@ def _numbered(file: BinaryIO, as_json: bool | None) -> Iterator[Line]:
 
 def _cut(file: BinaryIO) -> Iterator[bytes]:
     """The file's lines, each no longer than tells that it is too long."""
-    while line := file.readline(2 * MOST_BYTES):
-        yield line
-        while len(line) == 2 * MOST_BYTES and not line.endswith(b"\n"):
-            line = file.readline(2 * MOST_BYTES)
+    try:
+        while line := file.readline(2 * MOST_BYTES):
+            yield line
+            while len(line) == 2 * MOST_BYTES and not line.endswith(b"\n"):
+                line = file.readline(2 * MOST_BYTES)
+    except OSError as error:
+        raise FileError(str(error)) from error
 
 
 def _json_lines(lines: Iterable[bytes]) -> Iterator[Line]:

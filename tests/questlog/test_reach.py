@@ -1,6 +1,11 @@
-"""A Valkey of one's own must keep what it acknowledges: where it does not, or does not tell, somebody hears of it."""
+"""A Valkey of one's own must keep what it acknowledges: where it does not, or does not tell, somebody hears of it. And
+a PostgreSQL that goes away under a command is named as what is at fault."""
 
+import asyncio
+from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -67,3 +72,41 @@ async def test_the_embedded_valkey_is_what_is_wanted(
 ) -> None:
     await check_durability(own_servers.redis_url, "production")
     assert not caplog.text
+
+
+@pytest.mark.parametrize("command", [["status"], ["export", "kim"], ["import-milestones", "kim.csv"]])
+async def test_a_postgresql_that_goes_away_under_a_command_is_said_in_one_line(
+    own_servers: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    url = urlsplit(own_servers.database_url)
+    (folder,) = parse_qs(url.query)["host"]
+    callers = 0
+
+    async def forward(here: StreamReader, there: StreamWriter) -> None:
+        with suppress(OSError):
+            while some := await here.read(65536):
+                there.write(some)
+                await there.drain()
+        there.close()
+
+    async def answer(reader: StreamReader, writer: StreamWriter) -> None:
+        nonlocal callers
+        callers += 1
+        if callers > 1:  # the first is the look at whether it is there at all
+            writer.transport.abort()
+            return
+        from_server, to_server = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+
+    monkeypatch.chdir(tmp_path)
+    Path("kim.csv").write_text("userId,kind,occurredAt,questId\nkim,QUEST_COMPLETED,2019-03-31T01:30:00Z,q\n")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as door:
+        host, port = door.sockets[0].getsockname()
+        settings = {
+            "QUESTLOG_DATABASE_URL": f"postgresql://{url.username}:{url.password}@{host}:{port}{url.path}",
+            "QUESTLOG_REDIS_URL": own_servers.redis_url,
+            "QUESTLOG_ERASURE_SECRET": "a secret of more than thirty-two characters",
+        }
+        refused = await asyncio.to_thread(questlog, tmp_path, *command, **settings)
+    assert_one_line(refused, "PostgreSQL is away, or too busy")
+    assert callers > 1

@@ -1,14 +1,26 @@
 """A question ends with its time, in PostgreSQL too."""
 
+import logging
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from models.viewer import Role
+from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from resolvers.reader import Reader
 from tests.platform import new_api, until
 
 QUESTION = "{ viewer { user { userId } } }"
+# Where one field is refused, graphql-core cancels those beside it, wherever they are.
+REFUSED_BESIDE_OTHERS = [
+    "{ users(first: 5) { nodes { engagement(days: 999) { days } journey { totalXp } } } }",
+    "{ users(first: 5) { nodes { journey { totalXp } engagement(days: 999) { days } } } }",
+    """{ pageViews(days: 400) { nodes { path } } popularQuests(days: 7) { questId } errors(days: 0) { totalErrors }
+         users(first: 9) { nodes { engagement { daily { xp } } risk { score } } } }""",
+    """{ viewer { role } b: user(userId: "nobody") { userId engagement { days } }
+         a: user(userId: "k0") { engagement(days: 0) { days } journey { totalXp } events(first: 5) { nodes { id } } } }""",
+]
 WORKING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -40,3 +52,48 @@ async def test_postgresql_ends_by_itself_what_nobody_cancels(servers: EmbeddedSe
         for engine in (databases.viewer, databases.admin):
             async with engine.connect() as connection:
                 assert await connection.scalar(text("SHOW statement_timeout")) == "3s"
+
+
+async def test_a_refused_field_disturbs_no_other_question(
+    servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with new_api(servers, tmp_path) as api:
+        students = [{"userId": f"k{number}", "role": "STUDENT"} for number in range(3)]
+        await api.upsert({"userId": "pat", "role": "PARENT"}, *students)
+        await api.link("pat", "k0")
+
+        async def connections() -> list[int]:
+            async with api.superuser.connect() as connection:
+                found = await connection.execute(
+                    text("SELECT pid FROM pg_stat_activity WHERE usename LIKE 'questlog%'")
+                )
+                return sorted(found.scalars())
+
+        for asker in ((Role.STUDENT, "k0"), (Role.PARENT, "pat"), (Role.ADMIN, "ada")):
+            for question in REFUSED_BESIDE_OTHERS:
+                await api.ask(question, asker)
+            before = await connections()
+            for question in REFUSED_BESIDE_OTHERS * 10:
+                answer = await api.ask(question, asker)
+                assert {error["extensions"]["code"] for error in answer["errors"]} <= {
+                    "BAD_USER_INPUT",
+                    "NOT_FOUND",
+                    "FORBIDDEN",
+                }
+                assert (await api.data(QUESTION, asker))["viewer"]["user"] == {"userId": asker[1]}
+            assert await connections() == before
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_connection_that_was_lost_after_the_answer_is_given_up(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    async with new_api(servers, tmp_path) as api:
+        for viewer in (Viewer(Role.STUDENT, "sam"), Viewer(Role.ADMIN, "ada")):
+            reader = Reader(api.api.databases, viewer)
+            ((pid,),) = await reader.rows(text("SELECT pg_backend_pid()"))
+            async with api.superuser.connect() as connection:
+                assert await connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await reader.close()
+            assert not api.api.databases.viewer.pool.checkedout() + api.api.databases.admin.pool.checkedout()
+            assert await api.data(QUESTION, (viewer.role, str(viewer.user_id)))
