@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from models.partition import see_one_moment
 from models.text import is_storable
 from models.user import User
 from models.viewer import Role
@@ -17,7 +18,7 @@ from questlog.progress import progress
 from questlog.supervisor import StartError
 from resolvers.export import DownloadError, download
 from resolvers.request import Request
-from workers.export import TooLargeError, see_one_moment, visible_ids, write_archive
+from workers.export import TooLargeError, visible_ids, write_archive
 
 NO_STORE = {"cache-control": "no-store"}
 

@@ -11,6 +11,7 @@ from sqlalchemy import Executable, Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import will_pass
+from models.partition import see_one_moment
 from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
@@ -126,7 +127,8 @@ class Reader:
         engine = self.databases.admin if is_admin else self.databases.viewer
         connection = await engine.connect()
         try:
-            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            await connection.execution_options(postgresql_readonly=True)
+            await see_one_moment(connection)
             if not is_admin:
                 await connection.execute(select(func.app_begin(self.viewer.user_id, self.viewer.role.value)))
         except BaseException:

@@ -27,7 +27,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -40,7 +39,7 @@ from models.guardianship import children_of
 from models.journey import RECENT_DAYS, rhythm
 from models.ledger import SetAsideEvent
 from models.naming import named_in, without
-from models.partition import BY
+from models.partition import see_one_moment
 from models.person import KEPT, Kept, keys_beside
 from models.taxonomy import CustomEvent, event_type
 from models.user import User
@@ -69,7 +68,6 @@ SET_ASIDE = "events of yours that could not be stored yet, as they came"
 
 # Of an archive's row: whoever was erased between two looks at it has changed it.
 VERSION: ColumnElement[str] = cast(literal_column("data_exports.xmin"), Text)
-KEEP_PARTITIONS = text(f"LOCK TABLE {', '.join(BY)} IN ACCESS SHARE MODE")
 
 Row = dict[str, Any]
 Visible = Collection[str] | None
@@ -86,13 +84,6 @@ async def visible_ids(connection: AsyncConnection, user_id: str, role: Role) -> 
         return None
     children = await children_of(connection, [user_id]) if role is Role.PARENT else ()
     return {user_id, *(child for _, child in children)}
-
-
-async def see_one_moment(connection: AsyncConnection) -> None:
-    """Let the transaction that begins with this see one moment, with all there is: a partition that is exchanged after
-    its first look would be empty to it."""
-    await connection.execution_options(isolation_level="REPEATABLE READ")
-    await connection.execute(KEEP_PARTITIONS)
 
 
 async def write_archive(

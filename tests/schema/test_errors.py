@@ -202,13 +202,13 @@ async def check_masked(error: Answer, said: Said) -> None:
     assert TELLTALE not in json.dumps(error)
 
 
-SESSIONS = 'query { user(userId: "sam") { sessions { nodes { id } } } }'
+SESSIONS = '{ user(userId: "sam") { sessions { nodes { id } } } }'
 BREAKAGES = {
     "a resolver": (
-        "REVOKE SELECT ON user_sessions FROM questlog_admin",
-        "GRANT SELECT ON user_sessions TO questlog_admin",
-        SESSIONS,
-        ["user", "sessions"],
+        "REVOKE SELECT ON daily_activity FROM questlog_admin",
+        "GRANT SELECT ON daily_activity TO questlog_admin",
+        '{ user(userId: "sam") { engagement { activeDays } } }',
+        ["user", "engagement"],
     ),
     "a scalar": (
         "UPDATE intake_counts SET accepted = accepted + 9007199254740993",

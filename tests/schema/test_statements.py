@@ -124,18 +124,17 @@ def history(user_id: str, days: int) -> list[Answer]:
 
 
 Statement = tuple[str, Any]
-KEEPING_ACCESSES = "INSERT INTO access_log"
-"""What is sent behind the requests, twice a second."""
+BESIDES = ("INSERT INTO access_log", "LOCK TABLE ONLY")  # keeping accesses, and partitions where they are
 
 
 @contextmanager
 def sent_by(platform: Platform) -> Iterator[list[Statement]]:
-    """The statements that requests wait for, with their parameters."""
+    """The statements by which requests read, with their parameters."""
     sent: list[Statement] = []
 
     def note(*execution: Any) -> None:
         _, _, statement, parameters, *_ = execution
-        if not statement.startswith(KEEPING_ACCESSES):
+        if not statement.startswith(BESIDES):
             sent.append((statement, parameters))
 
     databases = platform.api.databases

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import zipfile
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -305,20 +306,23 @@ async def test_whoever_downloads_slowly_holds_no_connection_and_gets_all(empty_p
             )
         await connection.execute(text("UPDATE data_exports SET size = size + 8"))
     http = HttpRequest({"type": "http", "headers": [], "client": None})
-    request = platform.api.request_of(http, Viewer(Role.STUDENT, CHILD))
-    size, parts = await download(request, UUID(url.removeprefix("/exports/")))
+
+    async def downloaded() -> tuple[int, AsyncIterator[bytes]]:
+        request = platform.api.request_of(http, Viewer(Role.STUDENT, CHILD))
+        return await download(request, UUID(url.removeprefix("/exports/")))
+
+    size, parts = await downloaded()
     got = len(await anext(parts))
     assert "Current Checked out connections: 0" in platform.api.databases.viewer.pool.status()
     async for part in parts:
         got += len(part)
     assert got == size
-    _, parts = await download(request, UUID(url.removeprefix("/exports/")))
+    _, parts = await downloaded()
     await anext(parts)
     async with platform.superuser.begin() as connection:
         await connection.execute(text("UPDATE data_exports SET expires_at = expires_at + interval '1 second'"))
     with pytest.raises(DownloadError):  # made anew: parts of two archives are none
         await anext(parts)
-    await request.close()
 
 
 async def test_an_archive_that_cannot_be_looked_for_is_not_said_to_be_gone(

@@ -25,8 +25,9 @@ from models.partition import rebuild_index, weeks
 from models.retention import Policy, Step, due, mark_rewrite, oldest_identifiable, take_step
 from models.session import UserSession
 from models.taxonomy import CLEARED, EVENT_TYPES, CustomEvent, field_extras, marked
-from models.viewer import Role
+from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from resolvers.reader import Reader
 from tests import recomputation
 from tests.histories import as_tracked
 from tests.platform import Platform, new_api, until
@@ -535,6 +536,25 @@ async def test_what_is_due_is_told_while_a_partition_is_exchanged(idle: Platform
         await connection.execute(text("SELECT"))  # sees from now on what is there now
         await run(idle)
         assert await told(connection) == before
+
+
+@pytest.mark.parametrize("viewer", [Viewer(Role.ADMIN, "root"), Viewer(Role.STUDENT, "amelia")])
+async def test_a_question_that_began_before_an_exchange_finds_all_there_is(
+    idle: Platform, old: Storing, viewer: Viewer
+) -> None:
+    await old.know("amelia")
+    recent = NOW.replace(microsecond=0) - 2 * DAY
+    await live(old, [telling(event) for event in a_day(recent)])
+    await run(idle)
+    async with old.engine.begin() as connection:
+        await mark_rewrite(connection, UserActivityEvent, [recent])
+    reader = Reader(idle.api.databases, viewer)
+    await reader.rows(text("SELECT user_id FROM users"))
+    running = asyncio.create_task(run(idle))
+    await until(lambda: waits_to_exchange(old, "user_activity_events"))
+    assert await reader.rows(text("SELECT count(*) FROM user_activity_events")) == [(16,)]
+    await reader.close()
+    assert Step.REWRITE in {each.step for each in await running}
 
 
 async def test_intake_and_roll_ups_go_on_meanwhile(idle: Platform, old: Storing) -> None:
