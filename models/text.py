@@ -8,6 +8,7 @@ _LOCAL = r"[\w.+'%!#$*^{|}~-]"
 _AT = r"(?:@|＠|&#64;|%(?:25)*40)"  # noqa: RUF001 - the full-width sign is meant
 _EMAIL = re.compile(rf"(?<!{_LOCAL})(?:{_LOCAL}+{_AT}[\w-]+(?:(?:\.|%(?:25)*2E)[\w-]+)+)+", re.IGNORECASE)
 _SIGNS = ("@", "＠", "&#64;", "%")  # noqa: RUF001 - the same
+_SIGN = re.compile("|".join(_SIGNS))
 _SIGNS_OR_NUL = tuple(sign.encode() for sign in (*_SIGNS, "\\u0000"))
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
@@ -35,7 +36,7 @@ def may_need_cleaning(json: bytes) -> bool:
 
 def mask_emails(text: str) -> str:
     """The text with every e-mail address as `[email]`."""
-    return _EMAIL.sub("[email]", text) if any(sign in text for sign in _SIGNS) else text
+    return _EMAIL.sub("[email]", text) if _SIGN.search(text) else text
 
 
 def page_path(sent: str) -> str:

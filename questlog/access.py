@@ -2,11 +2,11 @@
 
 import logging
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from prometheus_client import Histogram
@@ -48,7 +48,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         began = perf_counter()
-        request_id = _sent_id(scope) or str(uuid4())
+        request_id = _sent_id(scope) or secrets.token_hex(16)
         REQUEST_ID.set(request_id)
         status = 0
 

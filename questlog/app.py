@@ -1,6 +1,6 @@
 """The ASGI app: who asks, and GraphQL for them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +20,7 @@ from models.base import connect
 from models.viewer import ANONYMOUS, Role, Viewer
 from questlog import explorer
 from questlog.access import Access, Masking, answer, identified, refusal
-from questlog.body import BodyLimit
+from questlog.body import SlowError, body_of
 from questlog.database import POOLS, logins
 from questlog.device import device_of, remember_device
 from questlog.documents import documents_of, trusted_documents
@@ -106,20 +106,29 @@ def create_app(settings: Settings) -> Starlette:
         ],
         middleware=[
             Middleware(Access),
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=methods(settings),
-                allow_headers=["authorization", "content-type", "x-request-id"],
-                expose_headers=["x-request-id"],
-                allow_credentials=True,
-            ),
+            *_behind_proxies(settings),
+            *_for_other_origins(settings),
             Middleware(Masking),
-            Middleware(BodyLimit),
         ],
         lifespan=lifespan,
     )
+
+
+def _behind_proxies(settings: Settings) -> Iterator[Middleware]:
+    if settings.trusted_proxies:
+        yield Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
+
+
+def _for_other_origins(settings: Settings) -> Iterator[Middleware]:
+    if settings.cors_origins:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=methods(settings),
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id"],
+            allow_credentials=True,
+        )
 
 
 def methods(settings: Settings) -> Sequence[str]:
@@ -162,10 +171,11 @@ class Api:
             await explorer.page()(scope, receive, send)
             return
         try:
+            body = await body_of(http)
             self._check(http)
-            asked = await parameters(http)
+            asked = parameters(http, body)
             viewer = await self.viewer_of(http)
-        except MalformedError as error:
+        except (MalformedError, SlowError) as error:
             await self._malformed(http, error)(scope, receive, send)
             return
         except RequestError as error:
@@ -250,7 +260,7 @@ class Api:
         return self._settings.documents_required and not is_exempt
 
     @staticmethod
-    def _malformed(http: HttpRequest, error: MalformedError) -> Response:
+    def _malformed(http: HttpRequest, error: MalformedError | SlowError) -> Response:
         return refusal(http.scope, error.status, [of_request(error)], error.headers)
 
     @staticmethod

@@ -1,63 +1,45 @@
 """How much a request may send, and for how long: what is more is refused before anything is done with it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request as HttpRequest
+from starlette.types import Receive
 
-from questlog.access import refusal
-from resolvers.errors import BadUserInputError, RequestError, UnavailableError
-from schema.errors import of_request
+from questlog.parameters import MalformedError
+from resolvers.errors import UnavailableError
 
 MOST_BYTES = 2**20
 MOST_DISCARDED = 2**24
 SECONDS_TO_SEND = 30
+AND_NO_MORE = {"connection": "close"}
 
 
-class BodyLimit:
-    """Answers 413 to a body of more than 1 MiB, whatever its Content-Length says, and 408 to one that takes longer than
-    half a minute to come; all others go on in one piece."""
+class SlowError(UnavailableError):
+    """The body took too long to come."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(SECONDS_TO_SEND):
-                body = await _body(scope, receive)
-        except TimeoutError:
-            slow = UnavailableError(f"the body took more than {SECONDS_TO_SEND} s to come: send it again")
-            await _refuse(408, slow, scope, receive, send)
-            return
-        if body is None:
-            long = BadUserInputError(f"the body has more than {MOST_BYTES} bytes: send less")
-            await _refuse(413, long, scope, receive, send)
-            return
-        messages: AsyncIterator[Message] = _once_then(
-            {"type": "http.request", "body": body, "more_body": False}, receive
-        )
-        await self._app(scope, messages.__anext__, send)
+    status = 408
+    headers = AND_NO_MORE
 
 
-async def _refuse(status: int, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    await refusal(scope, status, [of_request(error)], {"connection": "close"})(scope, receive, send)
+async def body_of(http: HttpRequest) -> bytes:
+    """The body of a POST, and nothing of any other. Raises MalformedError where it has more than 1 MiB, whatever its
+    Content-Length says, and SlowError where it takes longer than half a minute to come."""
+    try:
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            return await _body(http)
+    except TimeoutError:
+        raise SlowError(f"the body took more than {SECONDS_TO_SEND} s to come: send it again") from None
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
-    length = Headers(scope=scope).get("content-length", "0")
+async def _body(http: HttpRequest) -> bytes:
+    length = http.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > MOST_BYTES:
-        await _discard(receive, 0)
-        return None
-    return await _read(receive) if scope["method"] == "POST" else b""
+        await _discard(http.receive, 0)
+        raise _too_long()
+    return await _read(http.receive) if http.method == "POST" else b""
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body, or None where it is too long."""
+async def _read(receive: Receive) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -69,9 +51,13 @@ async def _read(receive: Receive) -> bytes | None:
         if size > MOST_BYTES:
             if message.get("more_body"):
                 await _discard(receive, size)
-            return None
+            raise _too_long()
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _too_long() -> MalformedError:
+    return MalformedError(f"the body has more than {MOST_BYTES} bytes: send less", 413, AND_NO_MORE)
 
 
 async def _discard(receive: Receive, size: int) -> None:
@@ -81,9 +67,3 @@ async def _discard(receive: Receive, size: int) -> None:
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             return
-
-
-async def _once_then(first: Message, receive: Receive) -> AsyncIterator[Message]:
-    yield first
-    while True:
-        yield await receive()

@@ -35,7 +35,7 @@ class Parameters:
     variables: dict[str, Any] | None
 
 
-async def parameters(http: HttpRequest) -> Parameters:
+def parameters(http: HttpRequest, body: bytes) -> Parameters:
     """What a POST asks for in its body, and a GET in its URL; raises MalformedError."""
     if http.method == "GET":
         return _checked(_of_url(http.scope["query_string"].decode("latin-1")))
@@ -44,7 +44,7 @@ async def parameters(http: HttpRequest) -> Parameters:
         raise MalformedError(f"Content-Type must be {JSON}, in UTF-8", 415)
     if http.headers.get("content-encoding", "identity").lower() != "identity":
         raise MalformedError("Content-Encoding must be identity: bodies are not unpacked", 415)
-    return _checked(_of_body(await http.body()))
+    return _checked(_of_body(body))
 
 
 def _of_body(body: bytes) -> dict[str, Any]:

@@ -20,7 +20,8 @@ MOST_REMEMBERED = 100_000
 
 
 class Standings:
-    """What a process knows of users' standings: against whom nothing stands is remembered for ten seconds.
+    """What a process knows of users' standings: against whom nothing stands is remembered for ten seconds at most.
+    All are forgotten together, so that they are looked up together again, and not one by one.
 
     Where the database is away, or another process has changed a standing meanwhile, nobody is refused here: whoever
     stores the events looks again. To be made where the event loop runs.
@@ -28,7 +29,8 @@ class Standings:
 
     def __init__(self, databases: Databases, rule: ConsentRule) -> None:
         self._databases, self._rule = databases, rule
-        self._free_until: dict[str, float] = {}
+        self._free: set[str] = set()
+        self._forget_at = float("-inf")
         self._changes = 0
         self._away_until = float("-inf")
         self._loader: DataLoader[tuple[str, Role], Standing] = DataLoader(load_fn=self._look_up, cache=False)
@@ -38,7 +40,10 @@ class Standings:
         if viewer.user_id is None or viewer.role is Role.SERVICE:
             return FREE
         now = time.monotonic()
-        if self._free_until.get(viewer.user_id, now) > now or self._away_until > now:
+        if now >= self._forget_at or len(self._free) >= MOST_REMEMBERED:
+            self.forget([*self._free])
+            self._forget_at = now + SECONDS_REMEMBERED
+        if viewer.user_id in self._free or self._away_until > now:
             return FREE
         changes = self._changes
         try:
@@ -47,16 +52,13 @@ class Standings:
             self._away_until = time.monotonic() + SECONDS_BETWEEN_TRIES
             return FREE
         if standing == FREE and changes == self._changes:
-            if len(self._free_until) >= MOST_REMEMBERED:
-                self._free_until.clear()
-            self._free_until[viewer.user_id] = now + SECONDS_REMEMBERED
+            self._free.add(viewer.user_id)
         return standing
 
     def forget(self, user_ids: Iterable[str]) -> None:
         """What was known of these users has changed."""
         self._changes += 1
-        for user_id in user_ids:
-            self._free_until.pop(user_id, None)
+        self._free.difference_update(user_ids)
 
     async def _look_up(self, viewers: list[tuple[str, Role]]) -> list[Standing]:
         user_ids = {user_id for user_id, _ in viewers}

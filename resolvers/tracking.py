@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -152,9 +153,9 @@ def _check_number(number: int) -> None:
         raise BadUserInputError(f"events has {number} entries, and must have 1 to {MOST_EVENTS}")
 
 
-def _askers(request: Request, number: int) -> Counter[tuple[str, str]]:
+def _askers(request: Request, number: int) -> dict[tuple[str, str], int]:
     """So many events for the user and the address. A SERVICE speaks for a whole platform, and is not counted."""
-    askers: Counter[tuple[str, str]] = Counter()
+    askers: dict[tuple[str, str], int] = {}
     if request.viewer.role is Role.SERVICE:
         return askers
     if request.viewer.user_id:
@@ -164,15 +165,13 @@ def _askers(request: Request, number: int) -> Counter[tuple[str, str]]:
     return askers
 
 
-def _senders(request: Request, drafts: Sequence[EventDraft]) -> Counter[tuple[str, str]]:
+def _senders(request: Request, drafts: Sequence[EventDraft]) -> dict[tuple[str, str], int]:
     """How many events are each sender's, but for what was counted before."""
-    senders: Counter[tuple[str, str]] = Counter()
     if request.viewer.role is Role.SERVICE:
-        return senders
-    if not request.is_counted:
-        senders = _askers(request, len(drafts))
+        return {}
+    senders = {} if request.is_counted else _askers(request, len(drafts))
     devices = Counter(draft.device_id or request.device_id for draft in drafts)
-    for device, number in devices.most_common(MOST_DEVICES):
+    for device, number in sorted(devices.items(), key=itemgetter(1), reverse=True)[:MOST_DEVICES]:
         if device:
             senders["device", str(device)] = number
     return senders
@@ -403,6 +402,8 @@ def _clean(value: Any, where: list[str]) -> Any:
     """The value with e-mail addresses masked; raises RefusedError where PostgreSQL could not hold it."""
     if value is None:
         return None
+    if isinstance(value, str) and is_storable(value):
+        return mask_emails(value)
     if isinstance(value, dict):
         cleaned: dict[str, Any] = {}
         for key, each in value.items():
@@ -416,7 +417,7 @@ def _clean(value: Any, where: list[str]) -> Any:
     if not is_storable(value):
         what = "a character that cannot be stored" if isinstance(value, str) else "a number beyond 2^53"
         raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds {what}")
-    return mask_emails(value) if isinstance(value, str) else value
+    return value
 
 
 @lru_cache(10_000)

@@ -14,6 +14,7 @@ from starlette.types import Message, Scope
 from models.viewer import Role
 from questlog.access import answer
 from questlog.app import Api, create_app
+from questlog.body import body_of
 from questlog.documents import documents_of
 from questlog.embedded import EmbeddedServers
 from questlog.parameters import parameters
@@ -68,7 +69,8 @@ async def all_steps(settings: Settings, scope: Scope) -> dict[str, float]:
     parsed = parse(QUERY)
 
     async def read() -> object:
-        return await parameters(HttpRequest(scope, receive))
+        http = HttpRequest(scope, receive)
+        return parameters(http, await body_of(http))
 
     async def verify() -> object:
         return await verifier.verify(authorization_of(HttpRequest(scope, receive).headers))
