@@ -98,11 +98,11 @@ def create_app(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
-            *([explorer.assets()] if api.has_explorer else []),
             Route("/graphql", api),
             Route("/exports/{export_id}", Exports(api), methods=["GET"]),
             Route("/healthz", _healthy),
             Route("/readyz", api.ready),
+            *([explorer.assets()] if api.has_explorer else []),
         ],
         middleware=[
             Middleware(Access),

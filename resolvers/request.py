@@ -88,7 +88,8 @@ class Request:
         """Give back what the request took, and let go of its loaders: they know the request, and only the garbage
         collector would find the circle, with all rows in it."""
         self._loaders.clear()
-        await self.reader.close()
+        if "reader" in vars(self):  # most requests only track, and read nothing
+            await self.reader.close()
 
     def require_token(self) -> None:
         """Raise UnauthenticatedError where the request has none."""
