@@ -81,17 +81,25 @@ def find_days(events: Iterable[StoredEvent], sessions: Iterable[Session], zone: 
     return dict(days)
 
 
-def streaks(active_days: Sequence[date], today: date) -> tuple[int, int]:
-    """The current and the longest run of consecutive active days; the days in order, without repeats.
+def current_streak(active_days: Sequence[date], today: date) -> int:
+    """The run of consecutive active days that ends today or yesterday, 0 where neither was active; the days in order,
+    without repeats."""
+    if not active_days or today.toordinal() > active_days[-1].toordinal() + 1:
+        return 0
+    last = active_days[-1].toordinal()
+    return next(
+        (run for run, day in enumerate(reversed(active_days)) if day.toordinal() != last - run), len(active_days)
+    )
 
-    The current one ends today or yesterday, and is 0 where neither was active.
-    """
+
+def longest_streak(active_days: Sequence[date]) -> int:
+    """The longest run of consecutive active days; the days in order, without repeats."""
     longest = run = previous = 0
     for day in map(date.toordinal, active_days):
         run = run + 1 if day == previous + 1 else 1
         longest = max(longest, run)
         previous = day
-    return run if today.toordinal() <= previous + 1 else 0, longest
+    return longest
 
 
 class KeptDay(NamedTuple):
@@ -172,7 +180,6 @@ def engagement(
         for length, open_until in zip(day.session_lengths, day.sessions_open_until, strict=True)
         if open_until <= now
     ]
-    current_streak, longest_streak = streaks(active_days, window[-1])
     quests = {
         kind: {milestone.quest_id for milestone in made if milestone.kind is kind}
         for kind in (MilestoneKind.QUEST_STARTED, MilestoneKind.QUEST_COMPLETED, MilestoneKind.QUEST_ABANDONED)
@@ -192,8 +199,8 @@ def engagement(
         tasks_completed=len({one.task_id for one in made if one.kind is MilestoneKind.TASK_COMPLETED}),
         badges_earned=len({one.badge_id for one in made if one.kind is MilestoneKind.BADGE_EARNED}),
         completion_rate=completion_rate(made),
-        current_streak=current_streak,
-        longest_streak=longest_streak,
+        current_streak=current_streak(active_days, window[-1]),
+        longest_streak=longest_streak(active_days),
         last_active_on=active_days[-1] if active_days else None,
         by_day=partial(_daily, window, kept, made),
     )

@@ -22,14 +22,14 @@ WEEKS = text(
     " JOIN pg_class AS part ON part.oid = inhrelid AND part.relkind = 'r' ORDER BY 1, 2"
 )
 
-KEEP_PARTITIONS = text(f"LOCK TABLE {', '.join(f'ONLY {table}' for table in BY)} IN ACCESS SHARE MODE")
+KEEP_PARTITIONS = f"LOCK TABLE {', '.join(f'ONLY {table}' for table in BY)} IN ACCESS SHARE MODE"
 
 
 async def see_one_moment(connection: AsyncConnection) -> None:
     """Let the transaction that begins with this see one moment, with all there is: a partition that is exchanged after
     its first look would be empty to it, so that none is before it ends."""
     await connection.execution_options(isolation_level="REPEATABLE READ")
-    await connection.execute(KEEP_PARTITIONS)
+    await connection.exec_driver_sql(KEEP_PARTITIONS)
 
 
 async def make_partitions(connection: AsyncConnection, now: datetime, anonymize_after_days: int) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import Float, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
-from models.engagement import MILLISECONDS_A_MINUTE, starts_and_completions, streaks
+from models.engagement import MILLISECONDS_A_MINUTE, current_streak, starts_and_completions
 from models.journey import enough_data
 from models.taxonomy import MilestoneKind
 
@@ -259,7 +259,7 @@ def _session_duration(closed: Sequence[int], days: int) -> Found:
 
 
 def _streak(active_days: Sequence[date], today: date) -> Found:
-    length, _ = streaks(active_days, today)
+    length = current_streak(active_days, today)
     if not length:
         evidence = "Learnt neither today nor yesterday"
     elif length >= LONG_STREAK:

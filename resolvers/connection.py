@@ -18,7 +18,9 @@ from sqlalchemy import (
     Label,
     Row,
     Select,
+    Uuid,
     and_,
+    any_,
     bindparam,
     column,
     func,
@@ -189,6 +191,15 @@ def needed(column: ColumnElement[Any], by: Collection[str], fields: Fields | Non
     return column if fields is None or fields & set(by) else null()
 
 
+SUBJECT_KEYS = bindparam("subject_keys", type_=ARRAY(Uuid()))
+"""A statement's parameter: the subjects that it is asked about."""
+
+
+def is_asked(subject_key: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+    """Whether the subject is one of SUBJECT_KEYS."""
+    return subject_key == any_(SUBJECT_KEYS)
+
+
 async def page_of_each(
     request: Request, subject_keys: Sequence[UUID], statement: Select[Any], page: Page
 ) -> dict[UUID, Slice]:
@@ -207,11 +218,7 @@ async def page_of_each(
 @lru_cache(maxsize=100)
 def _page_of_each(statement: Select[Any], page: Page, visible: ColumnElement[bool]) -> Select[Any]:
     subject_key = page.order.columns[0].class_.subject_key
-    asked = (
-        func.unnest(bindparam("subject_keys", type_=ARRAY(subject_key.type)))
-        .table_valued(column("subject_key", subject_key.type))
-        .render_derived()
-    )
+    asked = func.unnest(SUBJECT_KEYS).table_valued(column("subject_key", subject_key.type)).render_derived()
     theirs = page.of(statement.where(subject_key == asked.c.subject_key, visible)).lateral("theirs")
     in_order = [theirs.c[each.key].desc() if page.descending else theirs.c[each.key] for each in page.order.columns]
     return select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order)

@@ -7,15 +7,15 @@ from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ScalarSelect, Select, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from models.base import among, gathered
+from models.base import gathered
 from models.engagement import CATEGORIES, DailyActivity, Engagement, KeptDay, KeptMilestone, engagement
 from models.journey import LearningJourneyEvent
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import check_range, needed
+from resolvers.connection import check_range, is_asked, needed
 from resolvers.request import Fields, Request
 
 LONGEST_WINDOW = 365
@@ -54,14 +54,9 @@ async def engagements(
     request: Request, subject_keys: Sequence[UUID], days: int, fields: Fields | None = None
 ) -> dict[UUID, Engagement]:
     """Each subject's figures over their last local days, today included, right in these fields."""
-    since = _since(request, days)
-    rows = await request.reader.rows(
-        _of(request, subject_keys).add_columns(
-            needed(_kept_days(since), OF_DAYS, fields).label("days"),
-            needed(_kept_milestones(since), OF_MILESTONES, fields).label("milestones"),
-            needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
-        )
-    )
+    visible = visible_to(request.viewer, User.subject_key)
+    statement = _engagements(visible, _since(request, days), fields)
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys))
     return {
         row.subject_key: engagement(
             window(request.today(row.time_zone), days),
@@ -74,11 +69,20 @@ async def engagements(
     }
 
 
+@lru_cache(maxsize=100)
+def _engagements(visible: ColumnElement[bool], since: date, fields: Fields | None) -> Select[Any]:
+    return _of(visible).add_columns(
+        needed(_kept_days(since), OF_DAYS, fields).label("days"),
+        needed(_kept_milestones(since), OF_MILESTONES, fields).label("milestones"),
+        needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
+    )
+
+
 async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, list[int]]:
     """Each subject's events over their last local days, by category in the enum's order."""
-    columns = [DailyActivity.day, DailyActivity.events_by_category]
-    counts = gathered(tuple[date, list[int]], columns, _days(_since(request, days)))
-    rows = await request.reader.rows(_of(request, subject_keys).add_columns(counts.label("counts")))
+    visible = visible_to(request.viewer, User.subject_key)
+    statement = _event_counts(visible, _since(request, days))
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys))
     found = {}
     for row in rows:
         wanted = set(window(request.today(row.time_zone), days))
@@ -89,10 +93,17 @@ async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int
     return found
 
 
-def window(today: date, days: int) -> list[date]:
+@lru_cache(maxsize=100)
+def _event_counts(visible: ColumnElement[bool], since: date) -> Select[Any]:
+    columns = [DailyActivity.day, DailyActivity.events_by_category]
+    return _of(visible).add_columns(gathered(tuple[date, list[int]], columns, _days(since)).label("counts"))
+
+
+@lru_cache(maxsize=100)
+def window(today: date, days: int) -> tuple[date, ...]:
     """The last calendar days, oldest first, today included."""
     last = today.toordinal()
-    return [date.fromordinal(day) for day in range(last - days + 1, last + 1)]
+    return tuple(date.fromordinal(day) for day in range(last - days + 1, last + 1))
 
 
 @cache
@@ -106,22 +117,18 @@ def active_days() -> ScalarSelect[list[date]]:
     )
 
 
-def _of(request: Request, subject_keys: Sequence[UUID]) -> Select[UUID, str]:
-    return select(User.subject_key, User.time_zone).where(
-        among(User.subject_key, subject_keys), visible_to(request.viewer, User.subject_key)
-    )
+def _of(visible: ColumnElement[bool]) -> Select[UUID, str]:
+    return select(User.subject_key, User.time_zone).where(is_asked(User.subject_key), visible)
 
 
 def _since(request: Request, days: int) -> date:
     return request.now.astimezone(UTC).date() - timedelta(days=days) - SLACK
 
 
-@lru_cache(maxsize=50)
 def _kept_days(since: date) -> ScalarSelect[Any]:
     return gathered(KeptDay, [getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
 
 
-@lru_cache(maxsize=50)
 def _kept_milestones(since: date) -> ScalarSelect[Any]:
     milestone = LearningJourneyEvent
     return gathered(

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, DateTime, Row, Text, Uuid, bindparam, column, delete, func, select
+from sqlalchemy import DateTime, Row, Text, Uuid, column, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,24 +14,27 @@ from models.guardianship import Guardianship
 from models.text import is_storable
 from models.user import User, UserRole
 from models.viewer import Role
+from resolvers.connection import SUBJECT_KEYS
 from resolvers.request import Request
 from resolvers.user import Refusal
 
-Link = tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]
-"""Guardian and child, where they are kept, and why nothing was done."""
-
-
-async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
-    """The guardians of children whom the viewer may see, by user id, and until when they are; of others none."""
-    theirs = func.guardians_of(bindparam("children", list(subject_keys), type_=ARRAY(Uuid))).table_valued(
+GUARDIANS = select(
+    func.guardians_of(SUBJECT_KEYS).table_valued(
         column("subject_key", Uuid),
         column("user_id", Text),
         column("role", Text),
         column("display_name", Text),
         column("until", DateTime(timezone=True)),
     )
+)
+Link = tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]
+"""Guardian and child, where they are kept, and why nothing was done."""
+
+
+async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
+    """The guardians of children whom the viewer may see, by user id, and until when they are; of others none."""
     found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
-    for row in await request.reader.rows(select(theirs)):
+    for row in await request.reader.rows(GUARDIANS, subject_keys=list(subject_keys)):
         found[row.subject_key].append(row)
     return found
 

@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, distinct, func, select, true
 
-from models.base import among, gathered
-from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, streaks
+from models.base import gathered
+from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, current_streak
 from models.journey import LearningJourneyEvent, Rhythm, rhythm
 from models.taxonomy import MilestoneKind
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, page, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, is_asked, needed, page, page_of_each, rows_by_key
 from resolvers.engagement import active_days
 from resolvers.request import Fields, Request
 
@@ -68,18 +68,22 @@ async def journeys(
     request: Request, subject_keys: Sequence[UUID], _: None, fields: Fields | None = None
 ) -> dict[UUID, Journey]:
     """Each subject's journey, right in these fields."""
-    rows = await request.reader.rows(
-        select(
-            User.subject_key,
-            User.time_zone,
-            User.known_since,
-            needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
-            needed(_totals(), OF_TOTALS, fields).label("totals"),
-            needed(_xp_by_pillar(), OF_PILLARS, fields).label("xp_by_pillar"),
-            needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
-        ).where(among(User.subject_key, subject_keys), visible_to(request.viewer, User.subject_key))
-    )
+    visible = visible_to(request.viewer, User.subject_key)
+    rows = await request.reader.rows(_journeys(visible, fields), subject_keys=list(subject_keys))
     return {row.subject_key: _journey(request, row) for row in rows}
+
+
+@lru_cache(maxsize=100)
+def _journeys(visible: ColumnElement[bool], fields: Fields | None) -> Select[Any]:
+    return select(
+        User.subject_key,
+        User.time_zone,
+        User.known_since,
+        needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
+        needed(_totals(), OF_TOTALS, fields).label("totals"),
+        needed(_xp_by_pillar(), OF_PILLARS, fields).label("xp_by_pillar"),
+        needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
+    ).where(is_asked(User.subject_key), visible)
 
 
 def _journey(request: Request, row: Row[Any]) -> Journey:
@@ -90,7 +94,7 @@ def _journey(request: Request, row: Row[Any]) -> Journey:
         first_quest_date=totals.first_quest_date,
         quests_started=totals.quests_started,
         quests_completed=totals.quests_completed,
-        current_streak=streaks(active, today)[0],
+        current_streak=current_streak(active, today),
         badges_earned=totals.badges_earned,
         time_on_platform_hours=(row.milliseconds or 0) / MILLISECONDS_AN_HOUR,
         xp_by_pillar=sorted(row.xp_by_pillar or [], key=lambda pillar: (-pillar[1], pillar[0])),

@@ -115,7 +115,7 @@ async def page_days(request: Request, pages: Sequence[int], window: Window) -> d
     def days_of(page: int) -> PageDays:
         of_days = [kept.get((page, day)) for day in window.days]
         return PageDays(
-            dates=window.days,
+            dates=list(window.days),
             views=[row.views if row else 0 for row in of_days],
             unique_users=[
                 None if day < window.unsealed else row.unique_users if row else 0

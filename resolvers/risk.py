@@ -1,16 +1,16 @@
 """Dropout risk, which admins alone are told."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, Select, select
 
-from models.base import among
 from models.risk import USUAL_WINDOW, WINDOWS, Assessment, Factor, RiskAssessment, RiskFactorName, assess
 from models.user import User
 from models.viewer import Role, visible_to
-from resolvers.connection import Order, Page, Slice
+from resolvers.connection import Order, Page, Slice, is_asked
 from resolvers.errors import BadUserInputError
 from resolvers.request import Request
 from workers.risk import record, records
@@ -32,19 +32,20 @@ async def assessment(request: Request, subject_key: UUID) -> Assessment:
 
 async def assessments(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, Assessment]:
     """What is said of each subject over the last days. Who became known a moment ago is assessed here and now."""
-    rows = await request.reader.rows(
-        select(RiskAssessment.subject_key, *SAID).where(
-            among(RiskAssessment.subject_key, subject_keys),
-            RiskAssessment.days == days,
-            visible_to(request.viewer, RiskAssessment.subject_key),
-        )
-    )
+    visible = visible_to(request.viewer, RiskAssessment.subject_key)
+    rows = await request.reader.rows(_assessments(visible, days), subject_keys=list(subject_keys))
     found = {row.subject_key: assessment_of(row) for row in rows}
     if new := [key for key in subject_keys if key not in found]:
         seen = records(new, request.now).where(visible_to(request.viewer, User.subject_key))
         for row in await request.reader.rows(seen):
             found[row.subject_key] = assess(record(row), days, request.now)
     return found
+
+
+@lru_cache(maxsize=100)
+def _assessments(visible: ColumnElement[bool], days: int) -> Select[Any]:
+    said = select(RiskAssessment.subject_key, *SAID)
+    return said.where(is_asked(RiskAssessment.subject_key), RiskAssessment.days == days, visible)
 
 
 async def at_risk_students(request: Request, days: int, threshold: float, page: Page) -> Slice:

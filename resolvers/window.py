@@ -22,7 +22,7 @@ class Window:
     unsealed: date
 
     @property
-    def days(self) -> list[date]:
+    def days(self) -> tuple[date, ...]:
         """The days, oldest first."""
         return window(self.last, (self.last - self.first).days + 1)
 

@@ -232,14 +232,18 @@ async def _set_aside(connection: AsyncConnection, user_id: str, visible: Visible
 async def _rhythm(connection: AsyncConnection, person: Any, now: datetime) -> Row:
     zone = ZoneInfo(person.time_zone)
     today = now.astimezone(zone).date()
-    active = select(DailyActivity.day).where(
-        DailyActivity.subject_key == person.subject_key,
-        DailyActivity.active,
-        DailyActivity.day > today - timedelta(days=RECENT_DAYS),
+    active = (
+        select(DailyActivity.day)
+        .where(
+            DailyActivity.subject_key == person.subject_key,
+            DailyActivity.active,
+            DailyActivity.day > today - timedelta(days=RECENT_DAYS),
+        )
+        .order_by(DailyActivity.day)
     )
     days = list(await connection.scalars(active))
     found = rhythm(person.known_since.astimezone(zone).date(), days, today)
-    return {"rhythm": found.value, "today": today, "active_days_of_the_last_7": sorted(days)}
+    return {"rhythm": found.value, "today": today, "active_days_of_the_last_7": days}
 
 
 async def make_next(engine: AsyncEngine, now: datetime) -> bool:

@@ -27,6 +27,7 @@ from sqlalchemy import Executable, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.routing import Route
 
+from models.partition import KEEP_PARTITIONS
 from models.viewer import Role, Viewer
 from questlog.app import Api, create_app
 from questlog.database import logins
@@ -353,12 +354,13 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def sent_by(api: Api) -> Iterator[list[Statement]]:
-    """The statements that requests send to the database, with their parameters."""
+    """The statements by which requests read, with their parameters."""
     sent: list[Statement] = []
 
     def note(*execution: Any) -> None:
         _, _, statement, parameters, *_ = execution
-        sent.append((statement, parameters))
+        if statement != KEEP_PARTITIONS:
+            sent.append((statement, parameters))
 
     engines = [engine.sync_engine for engine in (api.databases.viewer, api.databases.admin)]
     for engine in engines:

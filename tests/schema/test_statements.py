@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
+from models.partition import KEEP_PARTITIONS
 from models.viewer import Role
 from tests.platform import Answer, Asker, Platform
 
@@ -124,7 +125,7 @@ def history(user_id: str, days: int) -> list[Answer]:
 
 
 Statement = tuple[str, Any]
-BESIDES = ("INSERT INTO access_log", "LOCK TABLE ONLY")  # keeping accesses, and partitions where they are
+BESIDES = ("INSERT INTO access_log", KEEP_PARTITIONS)
 
 
 @contextmanager
