@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> Starlette:
         finally:
             await api.intake.close()
             await api.access_log.close()
+            await api.standings.close()
             await queue.aclose(close_connection_pool=True)
             await api.databases.dispose()
 

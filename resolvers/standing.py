@@ -1,5 +1,6 @@
 """Whether the events of whoever signs them themself may be kept: looked up for all who ask at once, and remembered."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,14 +15,16 @@ from resolvers.errors import UnavailableError
 from resolvers.reader import Databases
 
 SECONDS_REMEMBERED = 10
+SECONDS_BETWEEN_REFRESHES = 4
 SECONDS_TO_ANSWER = 1
 SECONDS_BETWEEN_TRIES = 5
 MOST_REMEMBERED = 100_000
+MOST_AT_ONCE = 200
 
 
 class Standings:
-    """What a process knows of users' standings: against whom nothing stands is remembered for ten seconds at most.
-    All are forgotten together, so that they are looked up together again, and not one by one.
+    """What a process knows of users' standings: against whom nothing stands is remembered for ten seconds. Whoever goes
+    on sending is looked up again before that, together with all others who do, and behind their requests.
 
     Where the database is away, or another process has changed a standing meanwhile, nobody is refused here: whoever
     stores the events looks again. To be made where the event loop runs.
@@ -29,8 +32,11 @@ class Standings:
 
     def __init__(self, databases: Databases, rule: ConsentRule) -> None:
         self._databases, self._rule = databases, rule
-        self._free: set[str] = set()
-        self._forget_at = float("-inf")
+        self._free_until: dict[str, float] = {}
+        self._sending: dict[str, Role] = {}
+        self._refresh_at = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+        self._forgotten: set[str] = set()
         self._changes = 0
         self._away_until = float("-inf")
         self._loader: DataLoader[tuple[str, Role], Standing] = DataLoader(load_fn=self._look_up, cache=False)
@@ -40,10 +46,13 @@ class Standings:
         if viewer.user_id is None or viewer.role is Role.SERVICE:
             return FREE
         now = time.monotonic()
-        if now >= self._forget_at or len(self._free) >= MOST_REMEMBERED:
-            self.forget([*self._free])
-            self._forget_at = now + SECONDS_REMEMBERED
-        if viewer.user_id in self._free or self._away_until > now:
+        if now >= self._refresh_at and (self._refreshing is None or self._refreshing.done()):
+            self._refresh_at = now + SECONDS_BETWEEN_REFRESHES
+            self._refreshing = asyncio.create_task(self._refresh(), name="standings")
+        if self._free_until.get(viewer.user_id, now) > now:
+            self._sending[viewer.user_id] = viewer.role
+            return FREE
+        if self._away_until > now:
             return FREE
         changes = self._changes
         try:
@@ -52,17 +61,42 @@ class Standings:
             self._away_until = time.monotonic() + SECONDS_BETWEEN_TRIES
             return FREE
         if standing == FREE and changes == self._changes:
-            self._free.add(viewer.user_id)
+            if len(self._free_until) >= MOST_REMEMBERED:
+                self._free_until.clear()
+            self._free_until[viewer.user_id] = now + SECONDS_REMEMBERED
         return standing
 
     def forget(self, user_ids: Iterable[str]) -> None:
         """What was known of these users has changed."""
         self._changes += 1
-        self._free.difference_update(user_ids)
+        for user_id in user_ids:
+            self._forgotten.add(user_id)
+            self._free_until.pop(user_id, None)
+
+    async def close(self) -> None:
+        """Look nobody up any more."""
+        if self._refreshing:
+            await asyncio.wait([self._refreshing])
+
+    async def _refresh(self) -> None:
+        now = time.monotonic()
+        sending, self._sending = [*self._sending.items()], {}
+        self._forgotten.clear()
+        for start in range(0, len(sending), MOST_AT_ONCE):
+            some = sending[start : start + MOST_AT_ONCE]
+            try:
+                standings = await self._look_up(some)
+            except UnavailableError:
+                return  # whom nobody remembers any more finds out
+            for (user_id, _), standing in zip(some, standings, strict=True):
+                if standing != FREE:
+                    self._free_until.pop(user_id, None)
+                elif user_id not in self._forgotten:
+                    self._free_until[user_id] = now + SECONDS_REMEMBERED
 
     async def _look_up(self, viewers: list[tuple[str, Role]]) -> list[Standing]:
         user_ids = {user_id for user_id, _ in viewers}
-        async with self._databases.writing(SECONDS_TO_ANSWER) as connection:
+        async with self._databases.looking(SECONDS_TO_ANSWER) as connection:
             found = await subjects_of(connection, sorted(user_ids))
             erased = await erased_among(connection, user_ids - found.keys())
         now = datetime.now(UTC)

@@ -1,6 +1,7 @@
 """Whoever stores events judges once more whose they are: what changed on their way is withdrawn, and counted."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -15,14 +16,26 @@ import pytest
 from sqlalchemy import text
 
 from models.base import connect
-from models.permission import ConsentRule
+from models.permission import FREE, ConsentRule
 from models.storing import begin_storing
-from models.viewer import Role
+from models.viewer import Role, Viewer
 from questlog.app import create_app
 from questlog.embedded import EmbeddedServers
 from resolvers.standing import Standings
 from tests.histories import as_input, as_tracked
-from tests.platform import CONSENT, REVOKE, SERVICE, SET_TRACKING, Answer, Asker, Platform, browser, new_api, working
+from tests.platform import (
+    CONSENT,
+    REVOKE,
+    SERVICE,
+    SET_TRACKING,
+    Answer,
+    Asker,
+    Platform,
+    browser,
+    new_api,
+    until,
+    working,
+)
 from tests.workers.storing import DAYS, NOW, Storing, visit
 from workers.event import Stored, store
 from workers.ledger import ledger
@@ -189,6 +202,29 @@ async def test_a_process_that_has_not_heard_of_it_keeps_nothing_either(api: Plat
     async with working(api):
         await api.settle()
     assert await counted(api) == (0, 0, 4, 0)
+
+
+async def test_whoever_goes_on_sending_does_not_wait_for_the_database(
+    api: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is refused all the same, soon after another process has changed what stands against them."""
+    monkeypatch.setattr("resolvers.standing.SECONDS_REMEMBERED", 2)
+    monkeypatch.setattr("resolvers.standing.SECONDS_BETWEEN_REFRESHES", 0.1)
+    await api.upsert({"userId": "ivy", "role": "STUDENT"})
+    standings, ivy = api.api.standings, Viewer(Role.STUDENT, "ivy")
+    assert await standings.of(ivy) == FREE
+    until_forgotten = time.monotonic() + 3
+    while time.monotonic() < until_forgotten:
+        with pytest.raises(StopIteration, check=lambda answer: answer.value == FREE):
+            standings.of(ivy).send(None)  # one that waits for anything would give what it waits for
+        await asyncio.sleep(0.02)
+    async with api.superuser.begin() as connection:
+        await connection.execute(text("UPDATE users SET tracking_objected = true WHERE user_id = 'ivy'"))
+
+    async def is_refused() -> bool:
+        return await standings.of(ivy) != FREE
+
+    await until(is_refused)
 
 
 async def test_the_setting_holds_for_the_worker_and_for_a_request_that_stores_itself(
