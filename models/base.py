@@ -109,7 +109,7 @@ def secret_of(connection: AsyncConnection) -> bytes:
 
 
 def will_pass(error: Exception) -> bool:
-    """Whether what a database was asked may succeed later: it is away, or busy."""
+    """Whether what a database was asked may succeed later: it is away, or busy, or lets nobody in."""
     if isinstance(error, DBAPIError):
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or sqlstate.startswith(PASSING)

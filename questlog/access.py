@@ -57,6 +57,8 @@ class Access:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+                if _leaves_body(scope):
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -109,6 +111,16 @@ def answer(scope: Scope, body: Mapping[str, Any], status: int, headers: Mapping[
     """The body in JSON, as the media type that the client prefers."""
     media_type = preferred(accepted(Headers(scope=scope))) or JSON
     return Response(orjson.dumps(body), status, headers, f"{media_type}; charset=utf-8")
+
+
+def _leaves_body(scope: Scope) -> bool:
+    """Whether there is a body that nobody reads: whoever sends it might never come to its end."""
+    if scope["path"] == "/graphql" and scope["method"] == "POST":
+        return False
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 def _sent_id(scope: Scope) -> str | None:

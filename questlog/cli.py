@@ -371,8 +371,10 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     """The database by the worker's login, the queue, and the settings. Where one of them goes away meanwhile, raises
     StartError."""
+    import asyncpg
     from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import TimeoutError as RedisTimeoutError
+    from sqlalchemy.exc import SQLAlchemyError
 
     from models.base import connect, will_pass
     from questlog.database import logins
@@ -394,8 +396,8 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
             yield engine, queue, settings
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise StartError(f"Valkey is away, or too busy ({type(error).__name__}): try again") from error
-        except Exception as error:
-            if not will_pass(error):
+        except (ConnectionError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            if isinstance(error, BrokenPipeError) or not will_pass(error):  # who reads what we print is gone, not they
                 raise
             cause = getattr(error, "orig", error)
             kind = type(cause.__cause__ or cause).__name__

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Executable, Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,9 +18,16 @@ from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
 
 AnyRow = Row[Any]
+Answer = TypeVar("Answer")
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
 SECONDS_FOR_POSTGRESQL = 10
+
+
+def shielded(answer: asyncio.Future[Answer]) -> asyncio.Future[Answer]:
+    """What comes to its end also where whoever waits for it is cancelled; an error is nobody's then."""
+    answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return asyncio.shield(answer)
 
 
 @contextmanager
@@ -85,9 +92,9 @@ class Reader:
     """A request's read-only view of the database: every statement sees the same moment.
 
     Statements run one after the other, however many questions ask at once, and end with the seconds that the request
-    has for all of them; one that has begun comes to its end also where whoever asked is cancelled, as the fields beside
-    an error are. The connection is taken at the first and must be given back with `close`. Raises UnavailableError
-    where the database is away, or time is up.
+    has for all of them. One that has begun comes to its end also where whoever asked is cancelled: graphql-core does
+    that to the fields beside an error. The connection is taken at the first and must be given back with `close`. Raises
+    UnavailableError where the database is away, or time is up.
     """
 
     databases: Databases
@@ -101,11 +108,15 @@ class Reader:
     async def rows(self, statement: Executable, **parameters: object) -> list[AnyRow]:
         """All rows of a statement; with these parameters, and VIEWER_ID. Once PostgreSQL went away it stays away for
         this request, and once time is up it stays so."""
-        return await asyncio.shield(asyncio.ensure_future(self._rows(statement, parameters)))
+        return await shielded(asyncio.ensure_future(self._rows(statement, parameters)))
 
     async def close(self) -> None:
         """Give the connection back as soon as the statement that runs is over; none begins after it."""
         self._lost = self._lost or UnavailableError("the request is over")
+        if self._connection or self._turn.locked():
+            await shielded(asyncio.ensure_future(self._close()))
+
+    async def _close(self) -> None:
         async with self._turn:
             if self._connection:
                 with suppress(UnavailableError), database_needed():

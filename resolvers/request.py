@@ -1,5 +1,6 @@
 """One request: who asks, when, and what they may reach."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from models.viewer import Role, Viewer
 from resolvers.cost import Costs
 from resolvers.errors import ForbiddenError, UnauthenticatedError
 from resolvers.rate_limit import RateLimits
-from resolvers.reader import Databases, Reader
+from resolvers.reader import Databases, Reader, shielded
 from resolvers.standing import Standings
 from workers.access_log import AccessLog
 from workers.intake import Intake
@@ -88,8 +89,7 @@ class Request:
         """Give back what the request took, and let go of its loaders: they know the request, and only the garbage
         collector would find the circle, with all rows in it."""
         self._loaders.clear()
-        if "reader" in vars(self):  # most requests only track, and read nothing
-            await self.reader.close()
+        await self.reader.close()
 
     def require_token(self) -> None:
         """Raise UnauthenticatedError where the request has none."""
@@ -147,4 +147,12 @@ class Request:
         self, load: Callable[["Request", Sequence[Any]], Awaitable[list[Any]]], key: object = None
     ) -> DataLoader[Any, Any]:
         """The request's one loader of this function, which gets keys together and answers in their order."""
-        return self._loaders.setdefault(key or load, DataLoader(load_fn=lambda keys: load(self, keys)))
+        return self._loaders.setdefault(key or load, _Loader(load_fn=lambda keys: load(self, keys)))
+
+
+class _Loader(DataLoader[Any, Any]):
+    """Strawberry's, whose answers are not cancelled with one of several fields that wait for the same."""
+
+    def load(self, key: Any) -> Awaitable[Any]:
+        """The answer for this key, asked together with others."""
+        return shielded(asyncio.ensure_future(super().load(key)))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from contextvars import Context
 from datetime import UTC, datetime
 
 from strawberry.dataloader import DataLoader
@@ -48,7 +49,7 @@ class Standings:
         now = time.monotonic()
         if now >= self._refresh_at and (self._refreshing is None or self._refreshing.done()):
             self._refresh_at = now + SECONDS_BETWEEN_REFRESHES
-            self._refreshing = asyncio.create_task(self._refresh(), name="standings")
+            self._refreshing = asyncio.create_task(self._refresh(), name="standings", context=Context())
         if self._free_until.get(viewer.user_id, now) > now:
             self._sending[viewer.user_id] = viewer.role
             return FREE
@@ -70,19 +71,21 @@ class Standings:
         """What was known of these users has changed."""
         self._changes += 1
         for user_id in user_ids:
-            self._forgotten.add(user_id)
+            if self._refreshing and not self._refreshing.done():
+                self._forgotten.add(user_id)
             self._free_until.pop(user_id, None)
 
     async def close(self) -> None:
         """Look nobody up any more."""
         if self._refreshing:
+            self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
 
     async def _refresh(self) -> None:
-        now = time.monotonic()
         sending, self._sending = [*self._sending.items()], {}
         self._forgotten.clear()
         for start in range(0, len(sending), MOST_AT_ONCE):
+            now = time.monotonic()
             some = sending[start : start + MOST_AT_ONCE]
             try:
                 standings = await self._look_up(some)

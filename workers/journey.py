@@ -94,8 +94,8 @@ async def import_milestones(
     """Keep the milestones that the file's lines tell of, some lines a transaction: JSON Lines, or CSV with a header.
 
     Where `as_json` is None, what the file begins with tells which. The same line again changes nothing, so that a file
-    may be imported again from its start wherever it was broken off. Raises FileError, with nothing kept, where it has
-    not the columns of `Record`.
+    may be imported again from its start wherever it was broken off. Raises FileError where it has not the columns of
+    `Record`, with nothing kept, and where the rest of it cannot be read.
     """
     sealed_before = horizon(now, anonymize_after_days)
     lines = _numbered(file, as_json)
@@ -124,7 +124,7 @@ def _cut(file: BinaryIO) -> Iterator[bytes]:
             while len(line) == 2 * MOST_BYTES and not line.endswith(b"\n"):
                 line = file.readline(2 * MOST_BYTES)
     except OSError as error:
-        raise FileError(str(error)) from error
+        raise FileError(f"the rest of it cannot be read: {error}") from error
 
 
 def _json_lines(lines: Iterable[bytes]) -> Iterator[Line]:

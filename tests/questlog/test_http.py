@@ -92,6 +92,14 @@ async def test_a_body_that_takes_too_long_is_answered_and_the_connection_ended(
         assert (error["extensions"]["code"], error["extensions"]["retryAfterMs"]) == ("UNAVAILABLE", 1000)
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/healthz"), ("PUT", "/graphql"), ("GET", "/nothing")])
+async def test_a_body_that_nobody_reads_ends_the_connection(platform: Platform, method: str, path: str) -> None:
+    for body in ({"content": b"x"}, {"content": in_parts(b"x")}):
+        answer = await platform.client.request(method, path, **body)
+        assert answer.headers["connection"] == "close"
+    assert "connection" not in (await platform.client.request(method, path)).headers
+
+
 async def test_a_page_of_another_host_can_read_whatever_goes_wrong(strict: Platform) -> None:
     body, unheard = {"query": "{ viewer { role } }"}, {"query": " " * MOST_BYTES}
     nobody = jwt.encode({"sub": "ada", "exp": time.time() + 3600}, SECRET)

@@ -1,5 +1,6 @@
 """A question ends with its time, in PostgreSQL too."""
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -21,6 +22,10 @@ REFUSED_BESIDE_OTHERS = [
     """{ viewer { role } b: user(userId: "nobody") { userId engagement { days } }
          a: user(userId: "k0") { engagement(days: 0) { days } journey { totalXp } guardians { userId } } }""",
 ]
+REFUSED_BESIDE_THE_SAME = """{{
+    a: node(id: "{id}") {{ ... on User {{ engagement(days: 0) {{ days }} journey {{ totalXp }} }} }}
+    b: node(id: "{id}") {{ ... on User {{ journey {{ totalXp }} }} }}
+}}"""
 WORKING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -62,6 +67,9 @@ async def test_a_refused_field_disturbs_no_other_question(
         await api.upsert({"userId": "pat", "role": "PARENT"}, *students)
         await api.link("pat", "k0")
 
+        k0 = (await api.data('{ user(userId: "k0") { id } }', (Role.ADMIN, "ada")))["user"]["id"]
+        questions = [*REFUSED_BESIDE_OTHERS, REFUSED_BESIDE_THE_SAME.format(id=k0)]
+
         async def connections() -> list[int]:
             async with api.superuser.connect() as connection:
                 found = await connection.execute(
@@ -70,10 +78,10 @@ async def test_a_refused_field_disturbs_no_other_question(
                 return sorted(found.scalars())
 
         for asker in ((Role.STUDENT, "k0"), (Role.PARENT, "pat"), (Role.ADMIN, "ada")):
-            for question in REFUSED_BESIDE_OTHERS:
+            for question in questions:
                 await api.ask(question, asker)
             before = await connections()
-            for question in REFUSED_BESIDE_OTHERS * 10:
+            for question in questions * 10:
                 answer = await api.ask(question, asker)
                 assert {error["extensions"]["code"] for error in answer["errors"]} <= {
                     "BAD_USER_INPUT",
@@ -98,3 +106,23 @@ async def test_a_connection_that_was_lost_after_the_answer_is_given_up(
             for engine in (api.api.databases.viewer, api.api.databases.admin):
                 assert "Current Checked out connections: 0" in engine.pool.status()
             assert await api.data(QUESTION, (viewer.role, str(viewer.user_id)))
+
+
+async def test_whoever_breaks_off_while_the_connection_is_given_back_keeps_none(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """As where a download ends: each wait is cancelled, that for the statement which runs and that for its end."""
+    async with new_api(servers, tmp_path) as api:
+        reader = Reader(api.api.databases, Viewer(Role.ADMIN, "ada"))
+        await reader.rows(text("SELECT 1"))
+        for asked in (reader.rows(text("SELECT pg_sleep(0.2)")), reader.close()):
+            asking = asyncio.ensure_future(asked)
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+
+        async def is_given_back() -> bool:
+            return "Current Checked out connections: 0" in api.api.databases.admin.pool.status()
+
+        await until(is_given_back)
