@@ -220,7 +220,7 @@ async def test_it_reads_no_more_than_it_keeps_at_once(storing: Storing) -> None:
 async def test_broken_off_it_ends_right_when_it_is_run_again(storing: Storing) -> None:
     name, key = await learner(storing)
     content = json_lines(*({"userId": name, **DONE, "questId": str(n)} for n in range(3 * LINES_AT_ONCE)))
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(FileError, match="cannot be read: the disk is gone"):
         await bring(storing, Counting(content, breaks_after=2 * LINES_AT_ONCE + 5))
     assert await milestones(storing, key, "1") == [(1,)] * 2 * LINES_AT_ONCE
     assert await bring(storing, content) == (LINES_AT_ONCE, 2 * LINES_AT_ONCE, [])
