@@ -402,8 +402,6 @@ def _clean(value: Any, where: list[str]) -> Any:
     """The value with e-mail addresses masked; raises RefusedError where PostgreSQL could not hold it."""
     if value is None:
         return None
-    if isinstance(value, str) and is_storable(value):
-        return mask_emails(value)
     if isinstance(value, dict):
         cleaned: dict[str, Any] = {}
         for key, each in value.items():
@@ -417,7 +415,7 @@ def _clean(value: Any, where: list[str]) -> Any:
     if not is_storable(value):
         what = "a character that cannot be stored" if isinstance(value, str) else "a number beyond 2^53"
         raise RefusedError(where, "INVALID_PAYLOAD", f"{where[-1]} holds {what}")
-    return value
+    return mask_emails(value) if isinstance(value, str) else value
 
 
 @lru_cache(10_000)

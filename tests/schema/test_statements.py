@@ -125,6 +125,7 @@ def history(user_id: str, days: int) -> list[Answer]:
 
 
 Statement = tuple[str, Any]
+# The first is sent behind the requests, twice a second; the second reads nothing.
 BESIDES = ("INSERT INTO access_log", KEEP_PARTITIONS)
 
 
