@@ -1,10 +1,11 @@
 """A learner's days: what each held, and what many of them add up to."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
+from itertools import chain
 from statistics import median
 from typing import NamedTuple
 from uuid import UUID
@@ -171,33 +172,29 @@ def engagement(
 ) -> Engagement:
     """What the days and milestones add up to over the window, whose last day is today. `active_days` are those of all
     time, in order; days and milestones outside the window do not count."""
-    kept = {day.day: day for day in days if window[0] <= day.day <= window[-1]}
+    kept = [day for day in days if window[0] <= day.day <= window[-1]]
+    _, _, visited, active, logins, viewed, lengths, open_until = zip(*kept, strict=True) if kept else [()] * 8
     made = [milestone for milestone in milestones if window[0] <= milestone.day <= window[-1]]
-    lengths = [length for day in kept.values() for length in day.session_lengths]
-    closed = [
-        length
-        for day in kept.values()
-        for length, open_until in zip(day.session_lengths, day.sessions_open_until, strict=True)
-        if open_until <= now
-    ]
-    quests = {
-        kind: {milestone.quest_id for milestone in made if milestone.kind is kind}
-        for kind in (MilestoneKind.QUEST_STARTED, MilestoneKind.QUEST_COMPLETED, MilestoneKind.QUEST_ABANDONED)
-    }
+    of_kind: defaultdict[MilestoneKind, list[KeptMilestone]] = defaultdict(list)
+    for milestone in made:
+        of_kind[milestone.kind].append(milestone)
+    session_lengths = list(chain.from_iterable(lengths))
+    opens = zip(session_lengths, chain.from_iterable(open_until), strict=True)
+    closed = [length for length, until in opens if until <= now]
     return Engagement(
         days=len(window),
-        active_days=sum(day.active for day in kept.values()),
-        visit_days=sum(day.visited for day in kept.values()),
-        sessions=len(lengths),
+        active_days=sum(active),
+        visit_days=sum(visited),
+        sessions=len(session_lengths),
         median_session_minutes=median(closed) / MILLISECONDS_A_MINUTE if closed else None,
-        time_on_platform_hours=sum(lengths) / MILLISECONDS_AN_HOUR,
-        logins=sum(day.logins for day in kept.values()),
-        quests_viewed=len({quest for day in kept.values() for quest in day.quests_viewed or ()}),
-        quests_started=len(quests[MilestoneKind.QUEST_STARTED]),
-        quests_completed=len(quests[MilestoneKind.QUEST_COMPLETED]),
-        quests_abandoned=len(quests[MilestoneKind.QUEST_ABANDONED]),
-        tasks_completed=len({one.task_id for one in made if one.kind is MilestoneKind.TASK_COMPLETED}),
-        badges_earned=len({one.badge_id for one in made if one.kind is MilestoneKind.BADGE_EARNED}),
+        time_on_platform_hours=sum(session_lengths) / MILLISECONDS_AN_HOUR,
+        logins=sum(logins),
+        quests_viewed=len(set(chain.from_iterable(quests or () for quests in viewed))),
+        quests_started=len({one.quest_id for one in of_kind[MilestoneKind.QUEST_STARTED]}),
+        quests_completed=len({one.quest_id for one in of_kind[MilestoneKind.QUEST_COMPLETED]}),
+        quests_abandoned=len({one.quest_id for one in of_kind[MilestoneKind.QUEST_ABANDONED]}),
+        tasks_completed=len({one.task_id for one in of_kind[MilestoneKind.TASK_COMPLETED]}),
+        badges_earned=len({one.badge_id for one in of_kind[MilestoneKind.BADGE_EARNED]}),
         completion_rate=completion_rate(made),
         current_streak=current_streak(active_days, window[-1]),
         longest_streak=longest_streak(active_days),
@@ -230,7 +227,8 @@ def starts_and_completions(steps: Iterable[tuple[MilestoneKind, str | None]]) ->
     return len(started), len(completed)
 
 
-def _daily(window: Sequence[date], kept: Mapping[date, KeptDay], milestones: Iterable[KeptMilestone]) -> Daily:
+def _daily(window: Sequence[date], days: Iterable[KeptDay], milestones: Iterable[KeptMilestone]) -> Daily:
+    kept = {day.day: day for day in days}
     completed: defaultdict[date, set[str | None]] = defaultdict(set)
     xp: defaultdict[date, int] = defaultdict(int)
     for milestone in milestones:

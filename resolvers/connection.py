@@ -77,9 +77,10 @@ def whole(text: object) -> int:
 _PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, float: number, int: whole}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
-    """A list's name, which its cursors carry, and the columns that it is sorted by, which no two rows share."""
+    """A list's name, which its cursors carry, and the columns that it is sorted by, which no two rows share. Each is
+    made once and equals itself alone: loaders compare questions for every key."""
 
     name: str
     columns: tuple[InstrumentedAttribute[Any] | ColumnClause[Any], ...]

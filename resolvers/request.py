@@ -1,7 +1,6 @@
 """One request: who asks, when, and what they may reach."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -113,14 +112,11 @@ class Request:
         `load` is called once a question for all keys, and answers with an entry for each.
         """
 
-        async def load_all(request: Request, keys: Sequence[tuple[Key, Question]]) -> list[Answer]:
-            same: defaultdict[Question, list[Key]] = defaultdict(list)
-            for each, asked in keys:
-                same[asked].append(each)
-            answers = {asked: await load(request, of_same, asked) for asked, of_same in same.items()}
-            return [answers[asked][each] for each, asked in keys]
+        async def load_all(request: Request, keys: Sequence[Key]) -> list[Answer]:
+            answers = await load(request, keys, question)
+            return [answers[each] for each in keys]
 
-        answer: Answer = await self.loader(load_all, load).load((key, question))
+        answer: Answer = await self.loader(load_all, (load, question)).load(key)
         return answer
 
     async def load_fields(
@@ -128,26 +124,23 @@ class Request:
     ) -> Answer:
         """The same where an answer has these fields alone; with all that anybody asks for together."""
 
-        async def load_all(request: Request, keys: Sequence[tuple[UUID, Question, Fields]]) -> list[Answer]:
-            subjects: defaultdict[Question, dict[UUID, None]] = defaultdict(dict)
-            wanted: defaultdict[Question, Fields] = defaultdict(frozenset)
-            for key, asked, of_this in keys:
-                subjects[asked][key] = None
-                wanted[asked] |= of_this
-            answers = {
-                asked: await load(request, list(of_subjects), asked, wanted[asked])
-                for asked, of_subjects in subjects.items()
-            }
-            return [answers[asked][key] for key, asked, _ in keys]
+        async def load_all(request: Request, keys: Sequence[tuple[UUID, Fields]]) -> list[Answer]:
+            subjects, wanted = zip(*keys, strict=True)
+            answers = await load(request, list(dict.fromkeys(subjects)), question, frozenset[str]().union(*wanted))
+            return [answers[each] for each in subjects]
 
-        answer: Answer = await self.loader(load_all, load).load((subject_key, question, fields))
+        answer: Answer = await self.loader(load_all, (load, question)).load((subject_key, fields))
         return answer
 
     def loader(
-        self, load: Callable[["Request", Sequence[Any]], Awaitable[list[Any]]], key: object = None
+        self, load: Callable[["Request", Sequence[Any]], Awaitable[list[Any]]], key: Hashable = None
     ) -> DataLoader[Any, Any]:
-        """The request's one loader of this function, which gets keys together and answers in their order."""
-        return self._loaders.setdefault(key or load, _Loader(load_fn=lambda keys: load(self, keys)))
+        """The request's one loader of this function, or of this key, which gets keys together and answers in their
+        order."""
+        key = load if key is None else key
+        if key not in self._loaders:
+            self._loaders[key] = _Loader(load_fn=lambda keys: load(self, keys))
+        return self._loaders[key]
 
 
 class _Loader(DataLoader[Any, Any]):
