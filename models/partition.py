@@ -26,9 +26,9 @@ KEEP_PARTITIONS = f"LOCK TABLE {', '.join(f'ONLY {table}' for table in BY)} IN A
 
 
 async def see_one_moment(connection: AsyncConnection) -> None:
-    """Let the transaction that begins with this see one moment, with all there is: a partition that is exchanged after
-    its first look would be empty to it, so that none is before it ends."""
-    await connection.execution_options(isolation_level="REPEATABLE READ")
+    """Let the transaction that begins with this only read, and see one moment, with all there is: a partition that is
+    exchanged after its first look would be empty to it, so that none is before it ends."""
+    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     await connection.exec_driver_sql(KEEP_PARTITIONS)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, Row, func, select
+from sqlalchemy import Executable, Row, Text, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import will_pass
@@ -22,6 +22,9 @@ Answer = TypeVar("Answer")
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
 SECONDS_FOR_POSTGRESQL = 10
+VIEWER_ROLE = "viewer_role"
+BEGIN = select(func.app_begin(bindparam(VIEWER_ID, type_=Text()), bindparam(VIEWER_ROLE, type_=Text())))
+"""Tells the database who asks, until the transaction ends."""
 
 
 def shielded(answer: asyncio.Future[Answer]) -> asyncio.Future[Answer]:
@@ -146,10 +149,10 @@ class Reader:
         engine = self.databases.admin if is_admin else self.databases.viewer
         connection = await engine.connect()
         try:
-            await connection.execution_options(postgresql_readonly=True)
             await see_one_moment(connection)
             if not is_admin:
-                await connection.execute(select(func.app_begin(self.viewer.user_id, self.viewer.role.value)))
+                viewer = {VIEWER_ID: self.viewer.user_id, VIEWER_ROLE: self.viewer.role.value}
+                await connection.execute(BEGIN, viewer)
         except BaseException:
             await connection.close()
             raise
