@@ -194,9 +194,9 @@ class Api:
 
         try:
             response = await self._answer(http, request, asked)
-            await response(scope, receive, send_with_device)
         finally:
-            await request.close()
+            await request.close()  # before it is sent: whoever does not read it would hold a connection to the database
+        await response(scope, receive, send_with_device)
 
     def request_of(self, http: HttpRequest, viewer: Viewer) -> Request:
         """What is known of the request, which is to be closed."""
@@ -321,6 +321,6 @@ class Exports:
                 response = await hand_over(request, http.path_params["export_id"])
             except UnavailableError as error:
                 response = refusal(scope, STATUSES[error.code], [of_request(error)])
-            await response(scope, receive, send)
         finally:
             await request.close()
+        await response(scope, receive, send)

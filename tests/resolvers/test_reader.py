@@ -3,9 +3,12 @@
 import asyncio
 import logging
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
 from sqlalchemy import text
+from starlette.types import Message, Receive, Scope, Send
 
 from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
@@ -126,3 +129,25 @@ async def test_whoever_breaks_off_while_the_connection_is_given_back_keeps_none(
             return "Current Checked out connections: 0" in api.api.databases.admin.pool.status()
 
         await until(is_given_back)
+
+
+async def test_whoever_does_not_read_the_answer_holds_no_connection(servers: EmbeddedServers, tmp_path: Path) -> None:
+    """With as many of them as the pool has connections nobody else would be answered."""
+    async with new_api(servers, tmp_path) as api:
+        held: list[str] = []
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_when_read(message: Message) -> None:
+                held.extend(pool.status() for pool in (api.api.databases.viewer.pool, api.api.databases.admin.pool))
+                await send(message)
+
+            await api.app(scope, receive, send_when_read)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(slow), base_url="http://questlog") as client:
+            for asker in ((Role.STUDENT, "sam"), (Role.ADMIN, "ada")):
+                headers = {"Authorization": f"Bearer {api.token(*asker)}"}
+                asked = await client.post("/graphql", json={"query": QUESTION}, headers=headers)
+                assert asked.json()["data"]["viewer"]["user"] == {"userId": asker[1]}
+                assert (await client.get(f"/exports/{uuid4()}", headers=headers)).status_code == 404
+        assert held
+        assert all("Current Checked out connections: 0" in each for each in held)
