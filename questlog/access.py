@@ -29,6 +29,7 @@ REQUEST_SECONDS = Histogram(
 )
 
 HEADER = b"x-request-id"
+END = (b"connection", b"close")
 PROBES = ("/healthz", "/readyz")
 PATHS = ("/graphql", *PROBES)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -57,8 +58,8 @@ class Access:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
-                if _leaves_body(scope):
-                    message["headers"].append((b"connection", b"close"))
+                if _leaves_body(scope) and END not in message["headers"]:
+                    message["headers"].append(END)
             await send(message)
 
         try:

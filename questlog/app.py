@@ -1,5 +1,6 @@
 """The ASGI app: who asks, and GraphQL for them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -195,8 +196,10 @@ class Api:
         try:
             response = await self._answer(http, request, asked)
         finally:
-            await request.close()  # before it is sent: whoever does not read it would hold a connection to the database
+            # While it is sent: whoever does not read it would hold a connection to the database.
+            closing = asyncio.ensure_future(request.close())
         await response(scope, receive, send_with_device)
+        await closing
 
     def request_of(self, http: HttpRequest, viewer: Viewer) -> Request:
         """What is known of the request, which is to be closed."""

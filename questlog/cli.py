@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -396,12 +397,17 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
             yield engine, queue, settings
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise StartError(f"Valkey is away, or too busy ({type(error).__name__}): try again") from error
-        except (ConnectionError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if isinstance(error, BrokenPipeError) or not will_pass(error):  # who reads what we print is gone, not they
+        except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            if _is_of_a_file(error) or not will_pass(error):
                 raise
             cause = getattr(error, "orig", error)
             kind = type(cause.__cause__ or cause).__name__
             raise StartError(f"PostgreSQL is away, or too busy ({kind}): try again") from error
+
+
+def _is_of_a_file(error: Exception) -> bool:
+    """Whether it is of a file, which it names, or of where we print, rather than of a server."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.EPIPE, errno.ENOSPC))
 
 
 def _shown(value: object) -> str:

@@ -48,7 +48,7 @@ def _readable(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """The file, and how many bytes it has where that is known."""
     with ExitStack() as stack:
         try:
-            file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+            file = _input() if name == "-" else stack.enter_context(Path(name).open("rb"))
             size = None if name == "-" else Path(name).stat().st_size
         except OSError as error:
             raise StartError(f"{name} cannot be imported: {error}") from None
@@ -56,3 +56,9 @@ def _readable(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
             yield file, size
         except FileError as error:
             raise StartError(f"{name} cannot be imported: {error}") from None
+
+
+def _input() -> BinaryIO:
+    if sys.stdin is None:  # who started us closed it
+        raise StartError("there is no standard input to import")
+    return sys.stdin.buffer

@@ -202,15 +202,17 @@ def is_asked(subject_key: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
 
 
 async def page_of_each(
-    request: Request, subject_keys: Sequence[UUID], statement: Select[Any], page: Page
+    request: Request, subject_keys: Sequence[UUID], statement: Select[Any], page: Page, **parameters: object
 ) -> dict[UUID, Slice]:
-    """That page of each subject's rows, in one statement: for each a look-up of no more rows than the page shows.
+    """That page of each subject's rows, in one statement with these parameters: for each a look-up of no more rows than
+    the page shows.
 
     The statement's first column must be the subject's key, and it must not be narrowed to a subject yet.
     """
     visible = visible_to(request.viewer, page.order.columns[0].class_.subject_key)
     found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
-    for row in await request.reader.rows(_page_of_each(statement, page, visible), subject_keys=list(subject_keys)):
+    wanted = _page_of_each(statement, page, visible)
+    for row in await request.reader.rows(wanted, subject_keys=list(subject_keys), **parameters):
         found[row.subject_key].append(row)
     return {key: page.slice(rows) for key, rows in found.items()}
 

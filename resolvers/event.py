@@ -8,11 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
+    DateTime,
     Label,
     Row,
     Select,
+    Text,
     and_,
+    any_,
+    bindparam,
     func,
     literal,
     null,
@@ -52,28 +57,38 @@ OTHERS = (
 )
 
 
+PARAMETERS = {
+    "types": UserActivityEvent.event_type == any_(bindparam("types", type_=ARRAY(Text()))),
+    "since": UserActivityEvent.occurred_at >= bindparam("since", type_=DateTime(timezone=True)),
+    "until": UserActivityEvent.occurred_at < bindparam("until", type_=DateTime(timezone=True)),
+}
+"""What a filter says by parameters: a statement is kept, and who asks may name 25,000 types."""
+
+
 @dataclass(frozen=True)
 class EventFilter:
     """Which events are wanted; `since` is included and `until` is not. An empty list of types wants none."""
 
-    categories: tuple[str, ...] | None = None
+    categories: frozenset[str] | None = None
     types: tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as SQL."""
-        event = UserActivityEvent
-        wanted: list[ColumnElement[bool]] = []
-        if self.categories is not None:
-            wanted.append(_is_of(self.categories))
-        if self.types is not None:
-            wanted.append(among(event.event_type, sorted({name for name in self.types if is_storable(name)})))
-        if self.since:
-            wanted.append(event.occurred_at >= self.since)
-        if self.until:
-            wanted.append(event.occurred_at < self.until)
-        return wanted
+    def parameters(self) -> dict[str, object]:
+        """Those of the conditions."""
+        types = None if self.types is None else sorted({name for name in self.types if is_storable(name)})
+        given = {"types": types, "since": self.since, "until": self.until}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def conditions(self) -> tuple[ColumnElement[bool], ...]:
+        """The filter as SQL; the same objects for all filters that differ in their parameters alone."""
+        return _conditions(self.categories, tuple(self.parameters()))
+
+
+@lru_cache(maxsize=100)
+def _conditions(categories: frozenset[str] | None, parameters: tuple[str, ...]) -> tuple[ColumnElement[bool], ...]:
+    by_category = () if categories is None else (_is_of(categories),)
+    return (*by_category, *(PARAMETERS[name] for name in parameters))
 
 
 def _is_of(categories: Collection[str]) -> ColumnElement[bool]:
@@ -142,15 +157,16 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[Any]]) ->
 
 
 @lru_cache(maxsize=100)
-def _of_each(wanted: EventFilter, fields: Fields | None) -> Select[Any]:
-    return _with(fields).where(*wanted.conditions())
+def _of_each(conditions: tuple[ColumnElement[bool], ...], fields: Fields | None) -> Select[Any]:
+    return _with(fields).where(*conditions)
 
 
 async def events(
     request: Request, subject_keys: Sequence[UUID], question: EventsQuestion, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's events, newest first."""
-    return await page_of_each(request, subject_keys, _of_each(question.filter, fields), question.page)
+    statement = _of_each(question.filter.conditions(), fields)
+    return await page_of_each(request, subject_keys, statement, question.page, **question.filter.parameters())
 
 
 async def activity_events(
@@ -166,7 +182,7 @@ async def activity_events(
     statement = _by_minute(_shown(request, fields).where(*wanted.conditions()), page, wanted)
     if containing is not None:
         statement = statement.where(UserActivityEvent.event_data.contains(containing))
-    return page.slice(await request.reader.rows(page.of(statement)))
+    return page.slice(await request.reader.rows(page.of(statement), **wanted.parameters()))
 
 
 def _by_minute(statement: Select[Any], page: Page, wanted: EventFilter) -> Select[Any]:

@@ -59,17 +59,13 @@ async def at_risk_students(request: Request, days: int, threshold: float, page: 
         raise BadUserInputError(f"days is {days}, and must be 7, 14, 30 or 90")
     if not 0 <= threshold <= 1:
         raise BadUserInputError(f"threshold is {threshold}, and must be 0 to 1")
-    visible = visible_to(request.viewer, RiskAssessment.subject_key)
-    return page.slice(await request.reader.rows(_at_risk(visible, days, threshold, page)))
-
-
-@lru_cache(maxsize=100)
-def _at_risk(visible: ColumnElement[bool], days: int, threshold: float, page: Page) -> Select[Any]:
-    return page.of(
+    statement = (
         select(User.__table__, *SAID, RiskAssessment.rank)
         .join(RiskAssessment, RiskAssessment.subject_key == User.subject_key)
-        .where(RiskAssessment.days == days, RiskAssessment.rank <= -threshold, visible)
+        .where(RiskAssessment.days == days, RiskAssessment.rank <= -threshold)
+        .where(visible_to(request.viewer, RiskAssessment.subject_key))
     )
+    return page.slice(await request.reader.rows(page.of(statement)))
 
 
 def assessment_of(row: Row[Any]) -> Assessment:

@@ -45,7 +45,7 @@ def event_filter(types: Types, since: Since, until: Until, categories: Categorie
     """What a list of events is narrowed to by its arguments."""
     wanted_types, wanted_categories = given(types), given(categories)
     return EventFilter(
-        None if wanted_categories is None else tuple(wanted_categories),
+        None if wanted_categories is None else frozenset(wanted_categories),
         None if wanted_types is None else tuple(wanted_types),
         given(since),
         given(until),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 import jwt
@@ -16,7 +17,7 @@ from models.viewer import Role
 from questlog.body import MOST_BYTES
 from questlog.embedded import EmbeddedServers
 from questlog.settings import Settings
-from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api
+from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, listening, new_api
 from workers.queue import open_queue
 
 ORIGIN = "https://learn.example.org"
@@ -90,6 +91,19 @@ async def test_a_body_that_takes_too_long_is_answered_and_the_connection_ended(
         assert (answer.status_code, answer.headers["connection"]) == (408, "close")
         (error,) = answer.json()["errors"]
         assert (error["extensions"]["code"], error["extensions"]["retryAfterMs"]) == ("UNAVAILABLE", 1000)
+
+
+async def test_who_asks_before_sending_too_much_need_not_send_it(platform: Platform) -> None:
+    async with listening(platform.app) as url:
+        host = urlsplit(url)
+        reader, writer = await asyncio.open_connection(host.hostname, host.port)
+        writer.write(
+            b"POST /graphql HTTP/1.1\r\nHost: questlog\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (MOST_BYTES + 1)
+        )
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/healthz"), ("PUT", "/graphql"), ("GET", "/nothing")])

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from tests.questlog.test_serve import Installation, assert_one_line, questlog, serving
+from tests.questlog.test_serve import Installation, assert_one_line, environ, questlog, serving
 
 RECORD = {
     "userId": "kim",
@@ -82,3 +84,6 @@ def test_a_file_that_is_of_no_use_is_said_in_one_line(running: Installation, tmp
     assert_one_line(questlog(running.home, "import-milestones", str(tmp_path)), "directory")
     (tmp_path / "wrong.csv").write_text("user,kind\n")
     assert_one_line(questlog(running.home, "import-milestones", str(tmp_path / "wrong.csv")), "'user' is no column")
+    without_input = ["sh", "-c", 'exec "$0" -m questlog import-milestones - <&-', sys.executable]
+    refused = subprocess.run(without_input, env=environ(running.home), capture_output=True, text=True, check=False)
+    assert_one_line(refused, "there is no standard input to import")
