@@ -16,6 +16,7 @@ from workers.queue import LARGEST_BATCH, cut, enqueue
 from workers.waiting import tell
 
 GATHERING_SECONDS = 0.001
+SECONDS_APART = 0.005  # from one commit to the next: each is a job, and costs the worker as much as many events
 SECONDS_FOR_VALKEY = 2
 SECONDS_FOR_POSTGRESQL = 10
 SECONDS_BETWEEN_TRIES = 1
@@ -69,10 +70,12 @@ class Intake:
         await self._committing
 
     async def _commit_forever(self) -> None:
+        began = float("-inf")
         while not self._closing or self._waiting:
             await self._arrived.wait()
             if not self._closing:
-                await asyncio.sleep(GATHERING_SECONDS)
+                await asyncio.sleep(max(GATHERING_SECONDS, began + SECONDS_APART - time.monotonic()))
+            began = time.monotonic()
             self._arrived.clear()
             waiting, self._waiting = self._waiting, []
             if waiting:
