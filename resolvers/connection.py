@@ -80,7 +80,7 @@ _PARSERS: dict[type, Parse] = {datetime: moment, UUID: UUID, str: word, float: n
 @dataclass(frozen=True, eq=False)
 class Order:
     """A list's name, which its cursors carry, and the columns that it is sorted by, which no two rows share. Each is
-    made once and equals itself alone: loaders compare questions for every key."""
+    made once and equals itself alone, so that the questions which hold one are compared quickly."""
 
     name: str
     columns: tuple[InstrumentedAttribute[Any] | ColumnClause[Any], ...]
