@@ -57,12 +57,13 @@ OTHERS = (
 )
 
 
-PARAMETERS = {
+BY_PARAMETER = {
     "types": UserActivityEvent.event_type == any_(bindparam("types", type_=ARRAY(Text()))),
     "since": UserActivityEvent.occurred_at >= bindparam("since", type_=DateTime(timezone=True)),
     "until": UserActivityEvent.occurred_at < bindparam("until", type_=DateTime(timezone=True)),
 }
-"""What a filter says by parameters: a statement is kept, and who asks may name 25,000 types."""
+"""Conditions, by the field of a filter that is their parameter: a statement is kept, and who asks may name 25,000
+types."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,20 @@ class EventFilter:
     until: datetime | None = None
 
     def parameters(self) -> dict[str, object]:
-        """Those of the conditions."""
+        """Those of `conditions`."""
         types = None if self.types is None else sorted({name for name in self.types if is_storable(name)})
         given = {"types": types, "since": self.since, "until": self.until}
         return {name: value for name, value in given.items() if value is not None}
 
     def conditions(self) -> tuple[ColumnElement[bool], ...]:
         """The filter as SQL; the same objects for all filters that differ in their parameters alone."""
-        return _conditions(self.categories, tuple(self.parameters()))
+        return _conditions(self.categories, tuple(name for name in BY_PARAMETER if getattr(self, name) is not None))
 
 
 @lru_cache(maxsize=100)
 def _conditions(categories: frozenset[str] | None, parameters: tuple[str, ...]) -> tuple[ColumnElement[bool], ...]:
     by_category = () if categories is None else (_is_of(categories),)
-    return (*by_category, *(PARAMETERS[name] for name in parameters))
+    return (*by_category, *(BY_PARAMETER[name] for name in parameters))
 
 
 def _is_of(categories: Collection[str]) -> ColumnElement[bool]:
