@@ -39,6 +39,7 @@ set_aside = typer.Typer(
 app.add_typer(set_aside, name="set-aside")
 
 NICENESS = 10
+OF_WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 SetAsideIds = Annotated[list[int] | None, typer.Argument(help="Ids of events, as listed.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -57,9 +58,18 @@ def run() -> None:
     """Run the command that the arguments name; what is wrong goes to stderr as one line, with exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="questlog: %(message)s")
     try:
-        app()
+        try:
+            app()
+        finally:
+            print(end="", flush=True)
     except (SettingsError, EmbeddedError, StartError) as error:
         sys.exit(f"questlog: {error}")
+    except OSError as error:
+        if error.errno not in OF_WRITING:
+            raise
+        # Python would try, and complain, once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1 if error.errno == errno.EPIPE else f"questlog: {error.strerror}")
 
 
 @app.command()
@@ -407,7 +417,7 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
 
 def _is_of_a_file(error: Exception) -> bool:
     """Whether it is of a file, which it names, or of where we print, rather than of a server."""
-    return isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.EPIPE, errno.ENOSPC))
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in OF_WRITING)
 
 
 def _shown(value: object) -> str:

@@ -50,7 +50,9 @@ class GroupCommit:
 
     async def store(self, batch_id: str, encoded: bytes) -> None:
         """Return once the batch is stored and counted; raises what PostgreSQL or Valkey raised, or MsgspecError where
-        nobody can read it."""
+        nobody can read it, or ConnectionError once closed."""
+        if self._closing:
+            raise ConnectionError("this worker is going down")
         batch = Batch(batch_id, encoded)
         self._brought.append(batch)
         self._arrived.set()

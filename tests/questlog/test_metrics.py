@@ -72,6 +72,8 @@ def test_what_all_processes_counted_is_told_and_stays_when_they_are_started_agai
         events = some(10, deviceId=str(uuid4()), page={"path": f"/{TELLTALE}", "title": TELLTALE})
         refused = some(2, event={"custom": {"name": "page_view", "data": {TELLTALE: 1}}})
         track(running, student, events + refused)
+        # A worker stores in one transaction what arrives together.
+        wait_until(lambda: scrape.has((sample("questlog_events_judged_total", outcome="stored"), 10)))
         track(running, student, events[:5])
         track(running, student, some(50))
         body = {"query": "{ viewer { role } }"}

@@ -87,3 +87,28 @@ def test_a_file_that_is_of_no_use_is_said_in_one_line(running: Installation, tmp
     without_input = ["sh", "-c", 'exec "$0" -m questlog import-milestones - <&-', sys.executable]
     refused = subprocess.run(without_input, env=environ(running.home), capture_output=True, text=True, check=False)
     assert_one_line(refused, "there is no standard input to import")
+
+
+@pytest.mark.parametrize("command", [["settings"], ["status"], ["set-aside", "list"]])
+def test_an_output_that_cannot_be_written_is_said_in_one_line(running: Installation, command: list[str]) -> None:
+    for output, says in (("/dev/full", "No space left on device"), ("/dev/null", "Bad file descriptor")):
+        with open(output, "wb" if output == "/dev/full" else "rb") as unfit:
+            told = subprocess.run(
+                [sys.executable, "-m", "questlog", *command],
+                env=environ(running.home),
+                stdout=unfit,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (told.returncode, told.stderr) == (1, f"questlog: {says}\n")
+
+
+def test_whoever_reads_no_further_is_not_told_of_it(running: Installation) -> None:
+    command = ["sh", "-c", '"$0" -m questlog settings; echo $? >&2', sys.executable]
+    with subprocess.Popen(
+        command, env=environ(running.home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as left:
+        assert left.stdout and left.stderr
+        left.stdout.close()
+        assert left.stderr.read() == "1\n"

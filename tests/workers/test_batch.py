@@ -130,6 +130,8 @@ async def test_whoever_waits_at_the_end_is_cancelled(api: Platform, queue: ArqRe
         await commits.close()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 5
+    with pytest.raises(ConnectionError):
+        await commits.store(*batches[0])
     assert await stored(api) == 0
 
 
