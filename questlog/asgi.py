@@ -1,6 +1,7 @@
 """The API for an ASGI server (`uvicorn --factory questlog.asgi:app`), and the API process that `serve` starts."""
 
 import asyncio
+import os
 import socket
 import sys
 from typing import cast
@@ -10,6 +11,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from questlog import enter
+from questlog.process import take_short_turns
 
 SECONDS_FOR_HEADERS = 30
 SECONDS_TO_LET_GO = 2
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Serve the listening socket whose file descriptor is the first argument."""
+    take_short_turns(os.getpid())
     config = uvicorn.Config(
         "questlog.asgi:app",
         factory=True,

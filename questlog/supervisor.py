@@ -131,7 +131,10 @@ class Supervisor:
         await self._start_all()
         await self._answering()
         self._stack.push_async_callback(self._stop_watching)
-        self._watches = [asyncio.create_task(keep_running(part)) for part in self._parts()]
+        watches = [keep_running(part) for part in self._parts()]
+        if self.servers:
+            watches.append(self.servers.postgres.keep_giving_way())
+        self._watches = [asyncio.create_task(watch) for watch in watches]
 
     async def _with_servers(self, settings: Settings) -> Settings:
         if settings.names_database != (settings.redis_url is not None):

@@ -1,6 +1,7 @@
 """The embedded PostgreSQL."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -16,7 +17,11 @@ from questlog import private
 from questlog.embedded.binaries import readable
 from questlog.embedded.house import EmbeddedError, House
 from questlog.embedded.server import SECONDS_TO_STOP, Server, process_id
-from questlog.process import end, ended, spawn
+from questlog.process import children, end, ended, give_way, spawn, weigh_session
+
+NICENESS = 10
+SECONDS_BETWEEN_LOOKS = 1
+SECONDS_BETWEEN_WEIGHINGS = 0.11  # Linux takes no more, but from root
 
 
 class PostgresServer(Server):
@@ -35,9 +40,6 @@ class PostgresServer(Server):
         "log_error_verbosity": "terse",  # details quote rows, and those are what people did
     }
 
-    # Whoever waits for an acknowledgement waits for the API and Valkey, seldom for this.
-    niceness: ClassVar[int] = 5
-
     def __init__(self, house: House, superuser_password: str, owner_password: str, connections: int) -> None:
         super().__init__(house, "PostgreSQL", signal.SIGINT)
         self.superuser_password = superuser_password
@@ -49,6 +51,18 @@ class PostgresServer(Server):
         """The URL of a database by a login."""
         return f"postgresql://{user}:{password}@/{database}?host={quote(str(self.house.sockets), safe='')}"
 
+    async def keep_giving_way(self) -> None:
+        """See to it that PostgreSQL's processes give way as it does; goes on until cancelled.
+
+        They have its niceness, but each makes itself a session of its own, which has not.
+        """
+        while True:
+            for pid in children(self.process.pid) if self.process else []:
+                with contextlib.suppress(OSError):  # it ended meanwhile
+                    if weigh_session(pid):
+                        await asyncio.sleep(SECONDS_BETWEEN_WEIGHINGS)
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
     async def _prepare(self, lock: int) -> None:
         if not self.data.exists():
             await self._create(lock)
@@ -58,6 +72,10 @@ class PostgresServer(Server):
             stale.unlink()
         for left in self.house.sockets.glob(".s.PGSQL.*"):
             left.unlink()
+
+    def _schedule(self, pid: int) -> None:
+        # Whoever waits for an acknowledgement waits for the API and Valkey, seldom for this.
+        give_way(pid, NICENESS)
 
     async def _create(self, lock: int) -> None:
         """Make the cluster under another name and rename it when whole, so that a half-made one is never used."""

@@ -11,11 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from questlog import private
 from questlog.embedded.house import EmbeddedError, House
-from questlog.process import end, give_way, spawn
+from questlog.process import end, spawn
 
 SECONDS_TO_START = 300
 SECONDS_TO_STOP = 60
@@ -29,7 +28,6 @@ class Server(ABC):
     house: House
     name: str
     stop_signal: signal.Signals
-    niceness: ClassVar[int] = 0
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -48,7 +46,7 @@ class Server(ABC):
         try:
             await self._prepare(lock)
             self.process = self._spawn(self._command(), lock)
-            give_way(self.process.pid, self.niceness)
+            self._schedule(self.process.pid)
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(self.process.pid).encode(), 0)
         except OSError as error:
@@ -64,6 +62,10 @@ class Server(ABC):
 
     @abstractmethod
     async def _prepare(self, lock: int) -> None: ...
+
+    @abstractmethod
+    def _schedule(self, pid: int) -> None:
+        """Say how the server shares the machine's CPUs with others."""
 
     @abstractmethod
     def _command(self) -> Sequence[str | Path]: ...

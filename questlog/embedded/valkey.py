@@ -12,6 +12,7 @@ from questlog import private
 from questlog.embedded.binaries import readable
 from questlog.embedded.house import House
 from questlog.embedded.server import Server
+from questlog.process import take_short_turns
 
 
 class ValkeyServer(Server):
@@ -46,6 +47,9 @@ class ValkeyServer(Server):
             "daemonize": "no",
         }
         private.write(self.config, "".join(f"{name} {value}\n" for name, value in settings.items()), self.house.user)
+
+    def _schedule(self, pid: int) -> None:
+        take_short_turns(pid)
 
     def _command(self) -> Sequence[str | Path]:
         return [self.binary, self.config]

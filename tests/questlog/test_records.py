@@ -91,8 +91,9 @@ def test_a_file_that_is_of_no_use_is_said_in_one_line(running: Installation, tmp
 
 @pytest.mark.parametrize("command", [["settings"], ["status"], ["set-aside", "list"]])
 def test_an_output_that_cannot_be_written_is_said_in_one_line(running: Installation, command: list[str]) -> None:
-    for output, says in (("/dev/full", "No space left on device"), ("/dev/null", "Bad file descriptor")):
-        with open(output, "wb" if output == "/dev/full" else "rb") as unfit:
+    full, closed = ("/dev/full", "wb", "No space left on device"), ("/dev/null", "rb", "Bad file descriptor")
+    for output, mode, says in (full, closed):
+        with Path(output).open(mode) as unfit:
             told = subprocess.run(
                 [sys.executable, "-m", "questlog", *command],
                 env=environ(running.home),
@@ -109,6 +110,7 @@ def test_whoever_reads_no_further_is_not_told_of_it(running: Installation) -> No
     with subprocess.Popen(
         command, env=environ(running.home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as left:
-        assert left.stdout and left.stderr
+        assert left.stdout
+        assert left.stderr
         left.stdout.close()
         assert left.stderr.read() == "1\n"

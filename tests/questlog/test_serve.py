@@ -1,6 +1,8 @@
 """`questlog serve` runs a whole installation, starts again what dies, and says in one line why it cannot."""
 
+import ctypes
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -17,7 +19,7 @@ import pytest
 
 from questlog.database import POOLS, logins
 from questlog.embedded import EmbeddedServers
-from questlog.process import spawn
+from questlog.process import SCHED_ATTR, TURN_NANOSECONDS, spawn
 from questlog.settings import PREFIX, Settings
 from tests.platform import until
 from tests.processes import children, runs, wait_until
@@ -25,6 +27,7 @@ from workers.queue import WORKERS, open_queue
 
 HEADERS = b"POST /graphql HTTP/1.1\r\nHost: questlog\r\nContent-Length: 99"
 SECRET = "a secret of more than thirty-two characters"
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 
 
 def environ(home: Path, **settings: str) -> dict[str, str]:
@@ -162,7 +165,32 @@ def test_whoever_waits_for_an_acknowledgement_goes_first(shared: Installation) -
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert niceness("questlog.asgi") == niceness("valkey-server") == [own]
     wait_until(lambda: niceness("questlog work") == [min(own + 10, 19)])
-    assert niceness("postgres") == [min(own + 5, 19)]
+    assert niceness("postgres") == [min(own + 10, 19)]
+
+
+def test_linux_weighs_what_postgresql_starts_as_it_weighs_postgresql(shared: Installation) -> None:
+    (postgres,) = shared.children("postgres")
+    given = f" nice {os.getpriority(os.PRIO_PROCESS, postgres)}\n"
+
+    def are_as_nice() -> bool:
+        sessions = [Path(f"/proc/{pid}/autogroup") for pid in children(postgres)]
+        assert len(sessions) > 5
+        # One that ended meanwhile, and a kernel that does not weigh sessions, have none.
+        return all(session.read_text().endswith(given) for session in sessions if session.exists())
+
+    wait_until(are_as_nice)
+
+
+def test_whom_others_wait_for_takes_short_turns(shared: Installation) -> None:
+    def turn(pid: int) -> int:
+        told = ctypes.create_string_buffer(SCHED_ATTR.size)
+        assert ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], pid, told, SCHED_ATTR.size, 0) == 0
+        return int(SCHED_ATTR.unpack(told.raw)[5])
+
+    (api,), (valkey,) = shared.children("questlog.asgi"), shared.children("valkey-server")
+    knows_turns = tuple(map(int, platform.release().split(".")[:2])) >= (6, 12)
+    assert turn(api) == turn(valkey) == (TURN_NANOSECONDS if knows_turns else 0)
+    assert turn(shared.process.pid) != TURN_NANOSECONDS
 
 
 def test_no_secret_stands_on_a_command_line(shared: Installation) -> None:
