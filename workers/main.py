@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # After a kill, arq gives a job to another worker once its time-out and ten seconds are over.
 SECONDS_OF_ARQ = 20
 SECONDS_A_ROUND = 5
-SECONDS_A_TRANSACTION = 0.5
+SECONDS_A_TRANSACTION = 0.25
 SECONDS_BETWEEN_ASSESSMENTS = 5
 SECONDS_ASSESSING = 2
 HOUR_OF_INDEXES = 3  # UTC
