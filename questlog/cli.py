@@ -61,7 +61,8 @@ def run() -> None:
         try:
             app()
         finally:
-            print(end="", flush=True)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except (SettingsError, EmbeddedError, StartError) as error:
         sys.exit(f"questlog: {error}")
     except OSError as error:

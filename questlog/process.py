@@ -18,6 +18,7 @@ from typing import IO
 PR_SET_PDEATHSIG = 1
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Python and older C libraries have no name for the call
 SCHED_ATTR = struct.Struct("=IIQiIQQQ")
+KEEP_POLICY = 0x08  # the kernel's SCHED_FLAG_KEEP_POLICY
 TURN_NANOSECONDS = 100_000
 
 
@@ -68,27 +69,28 @@ def settle_memory() -> None:
 def give_way(pid: int, niceness: int) -> None:
     """Let other processes on the machine go before this one: `niceness`, as of `nice`, is added to what it has."""
     os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + niceness)
-    weigh_session(pid)
+    weigh_session(pid, niceness)
 
 
 def take_short_turns(pid: int) -> None:
     """Ask for turns on the CPU of a tenth of a millisecond: Linux lets the process in between the longer turns of
     others, and gives it no more in all. For one that others wait for, and that is soon done with what they ask.
 
-    Kernels before 6.12 and other systems do not know such turns, and nothing changes there.
+    Kernels before 6.12 and other systems do not know such turns, and nothing changes there; nor for a process with
+    real-time priority.
     """
     if sys.platform == "linux" and (call := SCHED_SETATTR.get(platform.machine())):
         niceness = os.getpriority(os.PRIO_PROCESS, pid)
-        attributes = SCHED_ATTR.pack(SCHED_ATTR.size, os.SCHED_OTHER, 0, niceness, 0, TURN_NANOSECONDS, 0, 0)
+        attributes = SCHED_ATTR.pack(SCHED_ATTR.size, 0, KEEP_POLICY, niceness, 0, TURN_NANOSECONDS, 0, 0)
         ctypes.CDLL(None).syscall(call, pid, attributes, 0)
 
 
-def weigh_session(pid: int) -> bool:
-    """Where the process leads a session, give that the process's niceness; says whether it had another.
+def weigh_session(pid: int, niceness: int) -> bool:
+    """Where the process leads a session, let other sessions go before it as well; says whether that was new.
 
     Linux may weigh sessions against each other, and only within one their processes by how nice they are.
     """
-    autogroup, niceness = Path(f"/proc/{pid}/autogroup"), os.getpriority(os.PRIO_PROCESS, pid)
+    autogroup = Path(f"/proc/{pid}/autogroup")
     if os.getsid(pid) != pid or not autogroup.exists() or autogroup.read_text().endswith(f" {niceness}\n"):
         return False
     # It may be forbidden, and without privileges one such request is granted in a tenth of a second.

@@ -59,7 +59,7 @@ class PostgresServer(Server):
         while True:
             for pid in children(self.process.pid) if self.process else []:
                 with contextlib.suppress(OSError):  # it ended meanwhile
-                    if weigh_session(pid):
+                    if weigh_session(pid, NICENESS):
                         await asyncio.sleep(SECONDS_BETWEEN_WEIGHINGS)
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 

@@ -105,6 +105,20 @@ def test_an_output_that_cannot_be_written_is_said_in_one_line(running: Installat
         assert (told.returncode, told.stderr) == (1, f"questlog: {says}\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_gets_nothing_need_not_be_writable(running: Installation, unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        refused = subprocess.run(
+            [sys.executable, "-m", "questlog", "recompute", "--user", "nobody"],
+            env=environ(running.home, PYTHONUNBUFFERED=unbuffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (refused.returncode, refused.stderr) == (1, "questlog: there is no user 'nobody'\n")
+
+
 def test_whoever_reads_no_further_is_not_told_of_it(running: Installation) -> None:
     command = ["sh", "-c", '"$0" -m questlog settings; echo $? >&2', sys.executable]
     with subprocess.Popen(

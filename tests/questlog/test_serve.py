@@ -19,7 +19,7 @@ import pytest
 
 from questlog.database import POOLS, logins
 from questlog.embedded import EmbeddedServers
-from questlog.process import SCHED_ATTR, TURN_NANOSECONDS, spawn
+from questlog.process import SCHED_ATTR, TURN_NANOSECONDS, spawn, take_short_turns
 from questlog.settings import PREFIX, Settings
 from tests.platform import until
 from tests.processes import children, runs, wait_until
@@ -170,15 +170,15 @@ def test_whoever_waits_for_an_acknowledgement_goes_first(shared: Installation) -
 
 def test_linux_weighs_what_postgresql_starts_as_it_weighs_postgresql(shared: Installation) -> None:
     (postgres,) = shared.children("postgres")
-    given = f" nice {os.getpriority(os.PRIO_PROCESS, postgres)}\n"
 
-    def are_as_nice() -> bool:
-        sessions = [Path(f"/proc/{pid}/autogroup") for pid in children(postgres)]
-        assert len(sessions) > 5
-        # One that ended meanwhile, and a kernel that does not weigh sessions, have none.
-        return all(session.read_text().endswith(given) for session in sessions if session.exists())
+    def is_weighed(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/autogroup").read_text().endswith(" nice 10\n")
+        except (FileNotFoundError, ProcessLookupError):  # the kernel does not weigh sessions, or it ended meanwhile
+            return True
 
-    wait_until(are_as_nice)
+    assert len(children(postgres)) > 5
+    wait_until(lambda: all(map(is_weighed, children(postgres))))
 
 
 def test_whom_others_wait_for_takes_short_turns(shared: Installation) -> None:
@@ -191,6 +191,15 @@ def test_whom_others_wait_for_takes_short_turns(shared: Installation) -> None:
     knows_turns = tuple(map(int, platform.release().split(".")[:2])) >= (6, 12)
     assert turn(api) == turn(valkey) == (TURN_NANOSECONDS if knows_turns else 0)
     assert turn(shared.process.pid) != TURN_NANOSECONDS
+
+
+def test_who_takes_short_turns_keeps_the_policy_that_it_was_given() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        os.sched_setscheduler(sleeping.pid, os.SCHED_BATCH, os.sched_param(0))
+        take_short_turns(sleeping.pid)
+        policy = os.sched_getscheduler(sleeping.pid)
+        sleeping.kill()
+    assert policy == os.SCHED_BATCH
 
 
 def test_no_secret_stands_on_a_command_line(shared: Installation) -> None:
