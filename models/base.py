@@ -95,7 +95,8 @@ def connect(
         json_serializer=lambda value: orjson.dumps(value, default=_plain).decode(),
         json_deserializer=orjson.loads,
         execution_options={"questlog_secret": secret},
-        connect_args={"server_settings": session, "timeout": 10},
+        # What a connection prepared stays prepared, as SQLAlchemy's own does: asyncpg would forget it after 5 minutes.
+        connect_args={"server_settings": session, "timeout": 10, "max_cached_statement_lifetime": 0},
     )
 
 

@@ -138,8 +138,7 @@ class Daily:
     xp: list[int]
 
 
-@dataclass(frozen=True)
-class Engagement:
+class Engagement(NamedTuple):
     """A learner's figures over the last days, today included."""
 
     days: int
@@ -172,9 +171,10 @@ def engagement(
 ) -> Engagement:
     """What the days and milestones add up to over the window, whose last day is today. `active_days` are those of all
     time, in order; days and milestones outside the window do not count."""
-    kept = [day for day in days if window[0] <= day.day <= window[-1]]
+    first, last = window[0], window[-1]
+    kept = [day for day in days if first <= day.day <= last]
     _, _, visited, active, logins, viewed, lengths, open_until = zip(*kept, strict=True) if kept else [()] * 8
-    made = [milestone for milestone in milestones if window[0] <= milestone.day <= window[-1]]
+    made = [milestone for milestone in milestones if first <= milestone.day <= last]
     of_kind: defaultdict[MilestoneKind, list[KeptMilestone]] = defaultdict(list)
     for milestone in made:
         of_kind[milestone.kind].append(milestone)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Integer, Row, Select, cast, false, func, select, true, union_all
+from sqlalchemy import ColumnElement, Integer, Select, cast, false, func, select, true, union_all
 
 from models.badge import BadgeAnalytics
 from models.base import among
@@ -12,11 +12,12 @@ from models.catalogue import CatalogueEntry
 from models.contribution import DailyContribution
 from models.viewer import visible_to
 from resolvers.connection import LARGEST_SIZE, check_range
+from resolvers.prepared import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window
 
 
-async def popular_badges(request: Request, window: Window, limit: int) -> list[Row[Any]]:
+async def popular_badges(request: Request, window: Window, limit: int) -> list[AnyRow]:
     """The badges of the window with their number, id, title, views, claims and how often they were earned, the most
     claimed first, ties by id; raises BadUserInputError where the limit is not 1 to 100."""
     check_range("limit", limit, 1, LARGEST_SIZE)

@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import MAXYEAR, MINYEAR, datetime
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -15,8 +15,8 @@ from sqlalchemy import (
     ARRAY,
     ColumnClause,
     ColumnElement,
+    Integer,
     Label,
-    Row,
     Select,
     Uuid,
     and_,
@@ -24,7 +24,6 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
-    literal,
     null,
     select,
     true,
@@ -36,6 +35,7 @@ from models.base import unnest
 from models.text import LARGEST_NUMBER, is_storable
 from models.viewer import visible_to
 from resolvers.errors import BadUserInputError
+from resolvers.prepared import AnyRow, Prepared
 from resolvers.request import Fields, Request
 
 DEFAULT_SIZE = 20
@@ -86,7 +86,7 @@ class Order:
     columns: tuple[InstrumentedAttribute[Any] | ColumnClause[Any], ...]
     newest_first: bool = True
 
-    def cursor(self, row: Row[Any]) -> str:
+    def cursor(self, row: AnyRow) -> str:
         """The place of a row, opaque."""
         place = [self.name, *(str(getattr(row, column.key)) for column in self.columns)]
         return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
@@ -114,26 +114,38 @@ class Page:
     before: tuple[Any, ...] | None
 
     def of(self, statement: Select[Any]) -> Select[Any]:
-        """The statement's rows that are on the page, and one more where there is more."""
+        """The statement's rows that are on the page, and one more where there is more; it needs `parameters`."""
         columns = self.order.columns
-        if self.after:
-            statement = statement.where(self._beyond(self.after, self.order.newest_first))
-        if self.before:
-            statement = statement.where(self._beyond(self.before, not self.order.newest_first))
+        if self.after is not None:
+            statement = statement.where(self._beyond("after", self.order.newest_first))
+        if self.before is not None:
+            statement = statement.where(self._beyond("before", not self.order.newest_first))
         in_order = (each.desc() if self.descending else each.asc() for each in columns)
-        return statement.order_by(*in_order).limit(self.size + 1)
+        return statement.order_by(*in_order).limit(bindparam("most", type_=Integer()))
+
+    def parameters(self) -> dict[str, object]:
+        """Those of `of`."""
+        places = {"after": self.after or (), "before": self.before or ()}
+        values = {f"{name}_{index}": value for name, place in places.items() for index, value in enumerate(place)}
+        return values | {"most": self.size + 1}
+
+    @property
+    def shape(self) -> "Page":
+        """The page without what its parameters say: what is made of it serves all pages of the same shape."""
+        return replace(self, size=0, after=self.after and (), before=self.before and ())
 
     @property
     def descending(self) -> bool:
         """Whether rows are found in falling order: what is taken from the end is turned round afterwards."""
         return self.order.newest_first != self.from_end
 
-    def _beyond(self, place: tuple[Any, ...], descending: bool) -> ColumnElement[bool]:
-        key = tuple_(*self.order.columns)
-        values = tuple_(*(literal(value, each.type) for value, each in zip(place, self.order.columns, strict=True)))
+    def _beyond(self, place: str, descending: bool) -> ColumnElement[bool]:
+        columns = self.order.columns
+        key = tuple_(*columns)
+        values = tuple_(*(bindparam(f"{place}_{index}", type_=each.type) for index, each in enumerate(columns)))
         return key < values if descending else key > values
 
-    def slice(self, rows: Sequence[Row[Any]]) -> "Slice":
+    def slice(self, rows: Sequence[AnyRow]) -> "Slice":
         """What `of` found, in the list's own order."""
         more = len(rows) > self.size
         shown = rows[: self.size]
@@ -145,12 +157,11 @@ class Page:
         )
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """The rows of a page, and whether there are others beside it."""
 
     order: Order
-    rows: list[Row[Any]]
+    rows: list[AnyRow]
     has_next: bool
     has_previous: bool
 
@@ -179,17 +190,22 @@ def check_range(argument: str, value: int | None, lowest: int, highest: int) -> 
     return value
 
 
+def needs_of(needed_by: Mapping[str, Collection[str]], fields: Fields | None) -> frozenset[str]:
+    """Of these columns those that the fields need, and all where none are told: by name, with the fields that need it.
+    One statement serves all questions that need the same."""
+    return frozenset(name for name, by in needed_by.items() if fields is None or not fields.isdisjoint(by))
+
+
 def columns_of(
-    always: Sequence[InstrumentedAttribute[Any]], others: Sequence[InstrumentedAttribute[Any]], fields: Fields | None
-) -> list[InstrumentedAttribute[Any] | Label[None]]:
-    """The columns, where of `others` those that no field is named after are not read, and None; no fields read all."""
-    read = [each if fields is None or each.key in fields else null().label(each.key) for each in others]
-    return [*always, *read]
+    always: Sequence[InstrumentedAttribute[Any]], others: Sequence[InstrumentedAttribute[Any]], needs: Collection[str]
+) -> list[InstrumentedAttribute[Any] | Label[Any]]:
+    """The columns; of the others that are not needed, None is read in their place."""
+    return [*always, *needed(needs, **{each.key: each for each in others})]
 
 
-def needed(column: ColumnElement[Any], by: Collection[str], fields: Fields | None) -> ColumnElement[Any]:
-    """The column, where any of the fields that need it is asked for; None is read in its place where none is."""
-    return column if fields is None or fields & set(by) else null()
+def needed(needs: Collection[str], **columns: ColumnElement[Any] | InstrumentedAttribute[Any]) -> list[Label[Any]]:
+    """The columns by these names; of one that is not needed, None is read in its place."""
+    return [(column if name in needs else null()).label(name) for name, column in columns.items()]
 
 
 SUBJECT_KEYS = bindparam("subject_keys", type_=ARRAY(Uuid()))
@@ -210,21 +226,21 @@ async def page_of_each(
     The statement's first column must be the subject's key, and it must not be narrowed to a subject yet.
     """
     visible = visible_to(request.viewer, page.order.columns[0].class_.subject_key)
-    found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
-    wanted = _page_of_each(statement, page, visible)
+    found: dict[UUID, list[AnyRow]] = {key: [] for key in subject_keys}
+    wanted = _page_of_each(statement, page.shape, visible)
+    parameters |= page.parameters()
     for row in await request.reader.rows(wanted, subject_keys=list(subject_keys), **parameters):
         found[row.subject_key].append(row)
     return {key: page.slice(rows) for key, rows in found.items()}
 
 
-# To make a statement takes longer than to answer it: of those that are asked often each is made once.
 @lru_cache(maxsize=100)
-def _page_of_each(statement: Select[Any], page: Page, visible: ColumnElement[bool]) -> Select[Any]:
+def _page_of_each(statement: Select[Any], page: Page, visible: ColumnElement[bool]) -> Prepared:
     subject_key = page.order.columns[0].class_.subject_key
     asked = func.unnest(SUBJECT_KEYS).table_valued(column("subject_key", subject_key.type)).render_derived()
     theirs = page.of(statement.where(subject_key == asked.c.subject_key, visible)).lateral("theirs")
     in_order = [theirs.c[each.key].desc() if page.descending else theirs.c[each.key] for each in page.order.columns]
-    return select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order)
+    return Prepared(select(theirs).select_from(asked.join(theirs, true())).order_by(*in_order))
 
 
 Key = tuple[Any, ...]
@@ -232,7 +248,7 @@ Key = tuple[Any, ...]
 
 async def rows_by_key(
     request: Request, statement: Select[Any], columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[Key]
-) -> list[Row[Any] | None]:
+) -> list[AnyRow | None]:
     """The statement's rows with these values in the columns, in the order of the keys; None where there is none."""
     asked = unnest(columns, keys)
     matches = and_(*(column == asked.c[column.key] for column in columns))

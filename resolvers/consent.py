@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, DateTime, Row, Text, Uuid, bindparam, column, func, insert, select, update
+from sqlalchemy import ARRAY, DateTime, Text, Uuid, bindparam, column, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.consent import Consent, ConsentBasis
@@ -15,6 +14,7 @@ from models.storing import outlast_storing
 from models.text import is_storable
 from models.user import User, UserRole, subjects_of
 from models.viewer import Role, Viewer
+from resolvers.prepared import AnyRow
 from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal
 
@@ -25,7 +25,7 @@ GIVERS = {
     ConsentBasis.SCHOOL: (UserRole.ADMIN, UserRole.PARENT),
     ConsentBasis.SELF: (UserRole.STUDENT,),
 }
-Outcome = tuple[Row[Any] | None, list[Refusal]]
+Outcome = tuple[AnyRow | None, list[Refusal]]
 """Whom it is about, where the viewer may know of them, and why nothing was done."""
 
 
@@ -41,7 +41,7 @@ class ConsentDraft:
     given_at: datetime | None
 
 
-async def consents(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
+async def consents(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[AnyRow]]:
     """The consents of learners whom the viewer may see, the last given first, each with whoever gave it; of others
     none."""
     theirs = func.consents_of(bindparam("children", list(subject_keys), type_=ARRAY(Uuid))).table_valued(
@@ -49,7 +49,7 @@ async def consents(request: Request, subject_keys: Sequence[UUID], _: None) -> d
         *(column(name, Text) for name in ("basis", "method", "notice_version", "user_id", "role", "display_name")),
         *(column(name, DateTime(timezone=True)) for name in ("given_at", "revoked_at")),
     )
-    found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
+    found: dict[UUID, list[AnyRow]] = {key: [] for key in subject_keys}
     for row in await request.reader.rows(select(theirs)):
         found[row.subject_key].append(row)
     return found
@@ -128,7 +128,7 @@ async def set_tracking(request: Request, user_id: str, *, objected: bool) -> Out
 
 
 async def _refusals(
-    connection: AsyncConnection, request: Request, draft: ConsentDraft, learner: Row[Any], giver: Row[Any] | None
+    connection: AsyncConnection, request: Request, draft: ConsentDraft, learner: AnyRow, giver: AnyRow | None
 ) -> list[Refusal]:
     found = [*_malformed(request, draft, learner), *_wrong_giver(request.viewer, draft, learner, giver)]
     if draft.basis is ConsentBasis.SELF and await _is_under_age(connection, request, draft.user_id):
@@ -145,7 +145,7 @@ async def _refusals(
     return found
 
 
-def _malformed(request: Request, draft: ConsentDraft, learner: Row[Any]) -> Iterator[Refusal]:
+def _malformed(request: Request, draft: ConsentDraft, learner: AnyRow) -> Iterator[Refusal]:
     if learner.role != UserRole.STUDENT:
         yield _invalid("userId", "must be a user with role STUDENT")
     if not (is_storable(draft.notice_version) and 1 <= len(draft.notice_version) <= LONGEST_TEXT):
@@ -156,7 +156,7 @@ def _malformed(request: Request, draft: ConsentDraft, learner: Row[Any]) -> Iter
         yield _invalid("givenAt", f"must be after {EARLIEST:%Y} and not in the future")
 
 
-def _wrong_giver(viewer: Viewer, draft: ConsentDraft, learner: Row[Any], giver: Row[Any] | None) -> Iterator[Refusal]:
+def _wrong_giver(viewer: Viewer, draft: ConsentDraft, learner: AnyRow, giver: AnyRow | None) -> Iterator[Refusal]:
     if viewer.role is Role.PARENT:
         if draft.basis is not ConsentBasis.PARENT:
             yield Refusal(["basis"], "FORBIDDEN", "basis must be PARENT where a parent gives it")
@@ -170,7 +170,7 @@ def _wrong_giver(viewer: Viewer, draft: ConsentDraft, learner: Row[Any], giver: 
         yield _invalid("givenById", "must be the learner themself")
 
 
-async def _whom(connection: AsyncConnection, request: Request, user_id: str) -> Row[Any] | None:
+async def _whom(connection: AsyncConnection, request: Request, user_id: str) -> AnyRow | None:
     """The user, locked until the transaction ends; None where there is none, or none whose affairs are the viewer's."""
     viewer = request.viewer
     if viewer.role in (Role.STUDENT, Role.PARENT):
@@ -180,7 +180,7 @@ async def _whom(connection: AsyncConnection, request: Request, user_id: str) -> 
     return await _user(connection, user_id)
 
 
-async def _user(connection: AsyncConnection, user_id: str) -> Row[Any] | None:
+async def _user(connection: AsyncConnection, user_id: str) -> AnyRow | None:
     if not is_storable(user_id):
         return None
     wanted = select(User.__table__).where(User.user_id == user_id).with_for_update(key_share=True)

@@ -1,13 +1,13 @@
 """How engaged a learner was over the last days, and how many events of each category they had."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, timedelta
 from functools import cache, lru_cache
 from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
+from sqlalchemy import ColumnElement, Date, DateTime, ScalarSelect, Select, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from models.base import gathered
@@ -15,33 +15,38 @@ from models.engagement import CATEGORIES, DailyActivity, Engagement, KeptDay, Ke
 from models.journey import LearningJourneyEvent
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import check_range, is_asked, needed
+from resolvers.connection import check_range, is_asked, needed, needs_of
+from resolvers.prepared import Prepared
 from resolvers.request import Fields, Request
 
 LONGEST_WINDOW = 365
 # A window's first day differs by up to a day around the world, and once more where a zone has changed.
 SLACK = timedelta(days=3)
-OF_MILESTONES = {
-    "quests_started",
-    "quests_completed",
-    "quests_abandoned",
-    "tasks_completed",
-    "badges_earned",
-    "completion_rate",
-    "xp",
+NEEDED_BY = {
+    "days": {
+        "active_days",
+        "visit_days",
+        "sessions",
+        "median_session_minutes",
+        "time_on_platform_hours",
+        "logins",
+        "quests_viewed",
+        "events",
+        "active_minutes",
+    },
+    "milestones": {
+        "quests_started",
+        "quests_completed",
+        "quests_abandoned",
+        "tasks_completed",
+        "badges_earned",
+        "completion_rate",
+        "xp",
+    },
+    "active_days": {"current_streak", "longest_streak", "last_active_on"},
 }
-OF_DAYS = {
-    "active_days",
-    "visit_days",
-    "sessions",
-    "median_session_minutes",
-    "time_on_platform_hours",
-    "logins",
-    "quests_viewed",
-    "events",
-    "active_minutes",
-}
-OF_ACTIVE_DAYS = {"current_streak", "longest_streak", "last_active_on"}
+SINCE = bindparam("since", type_=Date())
+"""The first day that anybody's window may have."""
 
 
 def check_days(days: int) -> int:
@@ -54,9 +59,8 @@ async def engagements(
     request: Request, subject_keys: Sequence[UUID], days: int, fields: Fields | None = None
 ) -> dict[UUID, Engagement]:
     """Each subject's figures over their last local days, today included, right in these fields."""
-    visible = visible_to(request.viewer, User.subject_key)
-    statement = _engagements(visible, _since(request, days), fields)
-    rows = await request.reader.rows(statement, subject_keys=list(subject_keys))
+    statement = _engagements(visible_to(request.viewer, User.subject_key), needs_of(NEEDED_BY, fields))
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys), since=_since(request, days))
     return {
         row.subject_key: engagement(
             window(request.today(row.time_zone), days),
@@ -70,19 +74,15 @@ async def engagements(
 
 
 @lru_cache(maxsize=100)
-def _engagements(visible: ColumnElement[bool], since: date, fields: Fields | None) -> Select[Any]:
-    return _of(visible).add_columns(
-        needed(_kept_days(since), OF_DAYS, fields).label("days"),
-        needed(_kept_milestones(since), OF_MILESTONES, fields).label("milestones"),
-        needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
-    )
+def _engagements(visible: ColumnElement[bool], needs: frozenset[str]) -> Prepared:
+    columns = needed(needs, days=_kept_days(), milestones=_kept_milestones(), active_days=active_days())
+    return Prepared(_of(visible).add_columns(*columns))
 
 
 async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, list[int]]:
     """Each subject's events over their last local days, by category in the enum's order."""
-    visible = visible_to(request.viewer, User.subject_key)
-    statement = _event_counts(visible, _since(request, days))
-    rows = await request.reader.rows(statement, subject_keys=list(subject_keys))
+    statement = _event_counts(visible_to(request.viewer, User.subject_key))
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys), since=_since(request, days))
     found = {}
     for row in rows:
         wanted = set(window(request.today(row.time_zone), days))
@@ -94,9 +94,9 @@ async def event_counts(request: Request, subject_keys: Sequence[UUID], days: int
 
 
 @lru_cache(maxsize=100)
-def _event_counts(visible: ColumnElement[bool], since: date) -> Select[Any]:
+def _event_counts(visible: ColumnElement[bool]) -> Prepared:
     columns = [DailyActivity.day, DailyActivity.events_by_category]
-    return _of(visible).add_columns(gathered(tuple[date, list[int]], columns, _days(since)).label("counts"))
+    return Prepared(_of(visible).add_columns(gathered(tuple[date, list[int]], columns, _days()).label("counts")))
 
 
 @lru_cache(maxsize=100)
@@ -125,24 +125,22 @@ def _since(request: Request, days: int) -> date:
     return request.now.astimezone(UTC).date() - timedelta(days=days) - SLACK
 
 
-def _kept_days(since: date) -> ScalarSelect[Any]:
-    return gathered(KeptDay, [getattr(DailyActivity, field) for field in KeptDay._fields], _days(since))
+def _kept_days() -> ScalarSelect[Any]:
+    return gathered(KeptDay, [getattr(DailyActivity, field) for field in KeptDay._fields], _days())
 
 
-def _kept_milestones(since: date) -> ScalarSelect[Any]:
+def _kept_milestones() -> ScalarSelect[Any]:
     milestone = LearningJourneyEvent
     return gathered(
         KeptMilestone,
         [getattr(milestone, field) for field in KeptMilestone._fields],
         select(milestone)
-        .where(
-            milestone.subject_key == User.subject_key, milestone.occurred_at >= datetime.combine(since, time(0), UTC)
-        )
+        .where(milestone.subject_key == User.subject_key, milestone.occurred_at >= cast(SINCE, DateTime(timezone=True)))
         .order_by(milestone.occurred_at, milestone.event_id)
         .correlate(User),
     )
 
 
-def _days(since: date) -> Select[Any]:
-    theirs = select(DailyActivity).where(DailyActivity.subject_key == User.subject_key, DailyActivity.day >= since)
+def _days() -> Select[Any]:
+    theirs = select(DailyActivity).where(DailyActivity.subject_key == User.subject_key, DailyActivity.day >= SINCE)
     return theirs.correlate(User)

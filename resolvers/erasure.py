@@ -1,10 +1,9 @@
 """Erasing somebody: who may ask for it, and what became of it."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.base import among, secret_of
@@ -14,12 +13,13 @@ from models.tombstone import digest
 from models.user import subjects_of
 from models.viewer import Role
 from resolvers.errors import NotFoundError
+from resolvers.prepared import AnyRow
 from resolvers.request import Request
 from resolvers.user import Refusal, user
 from workers.erasure import begin
 
 COLUMNS = (Erasure.erasure_id, Erasure.state, Erasure.requested_at, Erasure.finished_at, Erasure.receipt)
-Asked = tuple[Row[Any] | None, list[Refusal]]
+Asked = tuple[AnyRow | None, list[Refusal]]
 """The erasure, and why there is none."""
 
 
@@ -56,7 +56,7 @@ async def _is_of_age(connection: AsyncConnection, request: Request) -> bool:
     return not any(request.rules.consent.needs_consent(subject, request.now) for subject in found.values())
 
 
-async def erasure(request: Request, erasure_id: UUID) -> Row[Any]:
+async def erasure(request: Request, erasure_id: UUID) -> AnyRow:
     """An erasure, for who asked for it and for admins; raises NotFoundError for everybody else, and where there is
     none."""
     request.require_token()
@@ -66,7 +66,7 @@ async def erasure(request: Request, erasure_id: UUID) -> Row[Any]:
     return found
 
 
-async def erasures_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list[Row[Any] | None]:
+async def erasures_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list[AnyRow | None]:
     """The erasures of these ids; None where there is none that the viewer may see."""
     if request.viewer.user_id is None:
         return [None for _ in keys]

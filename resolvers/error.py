@@ -8,7 +8,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     FromClause,
-    Row,
     Select,
     SQLColumnExpression,
     Uuid,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 from models.error import ErrorEvent, ErrorGroup, ErrorType
 from models.viewer import Role, visible_to
 from resolvers.connection import LARGEST_SIZE, Key, Order, Page, Slice, check_range, rows_by_key
+from resolvers.prepared import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window, platform_window
 
@@ -77,12 +77,13 @@ async def error_groups(request: Request, question: ErrorsQuestion, page: Page) -
         select(shown, ErrorGroup.first_seen_at, ErrorGroup.last_seen_at, sample)
         .join(ErrorGroup, ErrorGroup.group_id == shown.c.group_id)
         .join(sample, true())
-        .order_by(*in_order)
+        .order_by(*in_order),
+        **page.parameters(),
     )
     return page.slice(rows)
 
 
-async def error_groups_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+async def error_groups_by_key(request: Request, keys: Sequence[Key]) -> list[AnyRow | None]:
     """The groups of these ids, with their count and users of the last 7 days; None where there is none, or the viewer
     is no admin."""
     if request.viewer.role is not Role.ADMIN:
@@ -97,13 +98,13 @@ async def error_groups_by_key(request: Request, keys: Sequence[Key]) -> list[Row
     return await rows_by_key(request, groups, [ErrorGroup.group_id], keys)
 
 
-async def recent_errors(request: Request, question: ErrorsQuestion, first: int) -> list[Row[Any]]:
+async def recent_errors(request: Request, question: ErrorsQuestion, first: int) -> list[AnyRow]:
     """The newest of these errors; raises BadUserInputError where it is not 1 to 100 that are asked for."""
     check_range("first", first, 1, LARGEST_SIZE)
     return await request.reader.rows(_newest_first().where(*question.conditions(request)).limit(first))
 
 
-async def errors_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+async def errors_by_key(request: Request, keys: Sequence[Key]) -> list[AnyRow | None]:
     """The errors of these subjects, ids and times; None where there is none, or the viewer is no admin."""
     if request.viewer.role is not Role.ADMIN:
         return [None] * len(keys)

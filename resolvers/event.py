@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Label,
-    Row,
     Select,
     Text,
     and_,
@@ -20,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    not_,
     null,
     or_,
     select,
@@ -35,8 +35,9 @@ from models.taxonomy import EVENT_TYPES, PERSON, Category, Logout, event_type, m
 from models.text import is_storable
 from models.user import User
 from models.viewer import Role, visible_to
-from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, page_of_each, rows_by_key
+from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, needs_of, page_of_each, rows_by_key
 from resolvers.errors import BadUserInputError
+from resolvers.prepared import AnyRow
 from resolvers.request import Fields, Request
 from resolvers.user import users_by_key
 
@@ -55,6 +56,11 @@ OTHERS = (
     UserActivityEvent.page_path,
     UserActivityEvent.event_data,
 )
+NEEDED_BY = {each.key: {each.key} for each in OTHERS} | {
+    "event_data": {"data"},
+    "user_id": {"device_id"},
+    "session_id": {"session_id"},
+}
 
 
 BY_PARAMETER = {
@@ -96,7 +102,7 @@ def _is_of(categories: Collection[str]) -> ColumnElement[bool]:
     """Whether an event's type is of one of these categories; a type that the taxonomy does not know is custom."""
     stored_as = UserActivityEvent.event_type
     named = among(stored_as, [name for name, kind in EVENT_TYPES.items() if kind.category in categories])
-    return or_(named, stored_as.not_in(EVENT_TYPES)) if Category.CUSTOM in categories else named
+    return or_(named, not_(among(stored_as, EVENT_TYPES))) if Category.CUSTOM in categories else named
 
 
 @dataclass(frozen=True)
@@ -107,19 +113,16 @@ class EventsQuestion:
     filter: EventFilter
 
 
-def _with(fields: Fields | None) -> Select[Any]:
-    """Events with what these fields need, or with everything."""
-    if fields and "data" in fields:
-        fields |= {"event_data"}
-    columns = [*columns_of(ALWAYS, OTHERS, fields), needed(WHOSE, {"device_id"}, fields).label("user_id")]
-    if fields is None or "session_id" in fields:
+def _with(needs: frozenset[str]) -> Select[Any]:
+    columns = [*columns_of(ALWAYS, OTHERS, needs), *needed(needs, user_id=WHOSE)]
+    if "session_id" in needs:
         return _with_session(columns)
     return select(*columns, null().label("session_id"))
 
 
 def _shown(request: Request, fields: Fields | None = None) -> Select[Any]:
     """Those that the viewer may see."""
-    return _with(fields).where(visible_to(request.viewer, UserActivityEvent.subject_key))
+    return _with(needs_of(NEEDED_BY, fields)).where(visible_to(request.viewer, UserActivityEvent.subject_key))
 
 
 def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[Any]]) -> Select[Any]:
@@ -149,7 +152,7 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[Any]]) ->
     belongs = and_(
         event.occurred_at <= session.c.ended_at,
         or_(
-            event.event_type.in_(PASSIVE),
+            among(event.event_type, PASSIVE),
             and_(ends, event.event_id == session.c.logout_id),
             and_(~ends, or_(event.occurred_at > session.c.started_at, event.event_id >= session.c.first_event_id)),
         ),
@@ -158,15 +161,15 @@ def _with_session(columns: Sequence[InstrumentedAttribute[Any] | Label[Any]]) ->
 
 
 @lru_cache(maxsize=100)
-def _of_each(conditions: tuple[ColumnElement[bool], ...], fields: Fields | None) -> Select[Any]:
-    return _with(fields).where(*conditions)
+def _of_each(conditions: tuple[ColumnElement[bool], ...], needs: frozenset[str]) -> Select[Any]:
+    return _with(needs).where(*conditions)
 
 
 async def events(
     request: Request, subject_keys: Sequence[UUID], question: EventsQuestion, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's events, newest first."""
-    statement = _of_each(question.filter.conditions(), fields)
+    statement = _of_each(question.filter.conditions(), needs_of(NEEDED_BY, fields))
     return await page_of_each(request, subject_keys, statement, question.page, **question.filter.parameters())
 
 
@@ -183,7 +186,8 @@ async def activity_events(
     statement = _by_minute(_shown(request, fields).where(*wanted.conditions()), page, wanted)
     if containing is not None:
         statement = statement.where(UserActivityEvent.event_data.contains(containing))
-    return page.slice(await request.reader.rows(page.of(statement), **wanted.parameters()))
+    rows = await request.reader.rows(page.of(statement), **page.parameters(), **wanted.parameters())
+    return page.slice(rows)
 
 
 def _by_minute(statement: Select[Any], page: Page, wanted: EventFilter) -> Select[Any]:
@@ -197,12 +201,12 @@ def _by_minute(statement: Select[Any], page: Page, wanted: EventFilter) -> Selec
     return statement.where(*in_time).order_by(minute.desc() if page.descending else minute)
 
 
-async def events_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+async def events_by_key(request: Request, keys: Sequence[Key]) -> list[AnyRow | None]:
     """The events of these subjects, ids and times; None where there is none that the viewer may see."""
     return await rows_by_key(request, _shown(request), KEY, keys)
 
 
-async def shown_data(request: Request, row: Row[Any]) -> dict[str, Any]:
+async def shown_data(request: Request, row: AnyRow) -> dict[str, Any]:
     """An event's payload, without the ids of people whom the viewer may not see."""
     data: dict[str, Any] = row.event_data
     named = {field: data[field] for field in marked(event_type(row.event_type), PERSON) & data.keys()}

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, Select, Text, bindparam, delete, insert, select
+from sqlalchemy import Select, Text, bindparam, delete, insert, select
 from sqlalchemy.orm import aliased
 
 from models.access_log import Access
@@ -14,6 +14,7 @@ from models.export import DataExport, DataExportPart
 from models.user import User
 from models.viewer import VIEWER_ID, visible_to
 from resolvers.errors import ForbiddenError, NotFoundError, UnauthenticatedError
+from resolvers.prepared import AnyRow
 from resolvers.reader import Reader
 from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal, user
@@ -22,7 +23,7 @@ MOST_OFFERED = 5
 READ = frozenset(["DataExport.downloadUrl"])
 """What whoever fetches an archive of somebody else has read, as the access log says it."""
 UNDER_WAY = (TaskState.WAITING, TaskState.RUNNING)
-Asked = tuple[Row[Any] | None, list[Refusal]]
+Asked = tuple[AnyRow | None, list[Refusal]]
 """The export, and why there is none."""
 
 
@@ -65,7 +66,7 @@ async def export(request: Request, user_id: str) -> Asked:
         return (await connection.execute(made.returning(*DataExport.__table__.columns))).one(), []
 
 
-async def data_export(request: Request, export_id: UUID) -> Row[Any]:
+async def data_export(request: Request, export_id: UUID) -> AnyRow:
     """An export, for who asked for it; raises NotFoundError for everybody else, and where there is none."""
     request.require(*ASKERS)
     (found,) = await exports_by_key(request, [(export_id,)])
@@ -74,7 +75,7 @@ async def data_export(request: Request, export_id: UUID) -> Row[Any]:
     return found
 
 
-async def exports_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list[Row[Any] | None]:
+async def exports_by_key(request: Request, keys: Sequence[tuple[UUID]]) -> list[AnyRow | None]:
     """The exports of these ids; None where there is none that the viewer asked for, of somebody they still may see."""
     wanted = _theirs(request).where(among(DataExport.export_id, [export_id for (export_id,) in keys]))
     found = {row.export_id: row for row in await request.reader.rows(wanted)}
@@ -105,7 +106,7 @@ async def download(request: Request, export_id: UUID) -> tuple[int, AsyncIterato
     return row.size, _parts(request, row)
 
 
-async def _parts(request: Request, row: Row[Any]) -> AsyncIterator[bytes]:
+async def _parts(request: Request, row: AnyRow) -> AsyncIterator[bytes]:
     """Each looked up by itself: whoever takes them slowly holds no connection, and has all the time. Raises
     DownloadError where the archive is offered no more, or was made anew meanwhile."""
     this = (

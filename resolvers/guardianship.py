@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Row, Text, Uuid, column, delete, func, select
+from sqlalchemy import DateTime, Text, Uuid, column, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,25 +14,28 @@ from models.text import is_storable
 from models.user import User, UserRole
 from models.viewer import Role
 from resolvers.connection import SUBJECT_KEYS
+from resolvers.prepared import AnyRow, Prepared
 from resolvers.request import Request
 from resolvers.user import Refusal
 
-GUARDIANS = select(
-    func.guardians_of(SUBJECT_KEYS).table_valued(
-        column("subject_key", Uuid),
-        column("user_id", Text),
-        column("role", Text),
-        column("display_name", Text),
-        column("until", DateTime(timezone=True)),
+GUARDIANS = Prepared(
+    select(
+        func.guardians_of(SUBJECT_KEYS).table_valued(
+            column("subject_key", Uuid),
+            column("user_id", Text),
+            column("role", Text),
+            column("display_name", Text),
+            column("until", DateTime(timezone=True)),
+        )
     )
 )
-Link = tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]
+Link = tuple[AnyRow | None, AnyRow | None, list[Refusal]]
 """Guardian and child, where they are kept, and why nothing was done."""
 
 
-async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[Row[Any]]]:
+async def guardians(request: Request, subject_keys: Sequence[UUID], _: None) -> dict[UUID, list[AnyRow]]:
     """The guardians of children whom the viewer may see, by user id, and until when they are; of others none."""
-    found: dict[UUID, list[Row[Any]]] = {key: [] for key in subject_keys}
+    found: dict[UUID, list[AnyRow]] = {key: [] for key in subject_keys}
     for row in await request.reader.rows(GUARDIANS, subject_keys=list(subject_keys)):
         found[row.subject_key].append(row)
     return found
@@ -92,7 +94,7 @@ async def unlink(request: Request, guardian_id: str, child_id: str) -> Link:
 
 async def _pair(
     connection: AsyncConnection, guardian_id: str, child_id: str
-) -> tuple[Row[Any] | None, Row[Any] | None, list[Refusal]]:
+) -> tuple[AnyRow | None, AnyRow | None, list[Refusal]]:
     wanted = [user_id for user_id in (guardian_id, child_id) if is_storable(user_id)]
     rows = await connection.execute(select(User.__table__).where(among(User.user_id, wanted)))
     found = {row.user_id: row for row in rows}

@@ -1,14 +1,13 @@
 """A learner's journey: all-time totals, XP, rhythm, and the milestones one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, distinct, func, select, true
+from sqlalchemy import ColumnElement, ScalarSelect, Select, distinct, func, select, true
 
 from models.base import gathered
 from models.engagement import MILLISECONDS_AN_HOUR, DailyActivity, current_streak
@@ -16,24 +15,40 @@ from models.journey import LearningJourneyEvent, Rhythm, rhythm
 from models.taxonomy import MilestoneKind
 from models.user import User
 from models.viewer import visible_to
-from resolvers.connection import Key, Order, Page, Slice, columns_of, is_asked, needed, page, page_of_each, rows_by_key
+from resolvers.connection import (
+    Key,
+    Order,
+    Page,
+    Slice,
+    columns_of,
+    is_asked,
+    needed,
+    needs_of,
+    page,
+    page_of_each,
+    rows_by_key,
+)
 from resolvers.engagement import active_days
+from resolvers.prepared import AnyRow, Prepared
 from resolvers.request import Fields, Request
 
 BY_TIME = Order("milestones", (LearningJourneyEvent.occurred_at, LearningJourneyEvent.event_id))
 KEY = (LearningJourneyEvent.subject_key, LearningJourneyEvent.event_id, LearningJourneyEvent.occurred_at)
 ALWAYS = (*KEY, LearningJourneyEvent.kind)
-OTHERS = (
+OF_MILESTONES = (
     LearningJourneyEvent.quest_id,
     LearningJourneyEvent.badge_id,
     LearningJourneyEvent.title,
     LearningJourneyEvent.xp,
     LearningJourneyEvent.pillar,
 )
-OF_ACTIVE_DAYS = {"current_streak", "rhythm"}
-OF_TOTALS = {"first_quest_date", "total_quests_started", "total_quests_completed", "badges_earned", "total_xp"}
-OF_PILLARS = {"xp_by_pillar", "favorite_pillar"}
-OF_SESSIONS = {"time_on_platform_hours"}
+MILESTONES_NEEDED_BY = {each.key: {each.key} for each in OF_MILESTONES} | {"title": {"title", "quest_title"}}
+NEEDED_BY = {
+    "active_days": {"current_streak", "rhythm"},
+    "totals": {"first_quest_date", "total_quests_started", "total_quests_completed", "badges_earned", "total_xp"},
+    "xp_by_pillar": {"xp_by_pillar", "favorite_pillar"},
+    "milliseconds": {"time_on_platform_hours"},
+}
 
 
 class Totals(NamedTuple):
@@ -49,8 +64,7 @@ class Totals(NamedTuple):
 NOTHING = Totals(None, 0, 0, 0, 0)
 
 
-@dataclass(frozen=True)
-class Journey:
+class Journey(NamedTuple):
     """A learner's all-time figures; `xp_by_pillar` has the most first, ties by name."""
 
     first_quest_date: date | None
@@ -68,25 +82,25 @@ async def journeys(
     request: Request, subject_keys: Sequence[UUID], _: None, fields: Fields | None = None
 ) -> dict[UUID, Journey]:
     """Each subject's journey, right in these fields."""
-    visible = visible_to(request.viewer, User.subject_key)
-    rows = await request.reader.rows(_journeys(visible, fields), subject_keys=list(subject_keys))
+    statement = _journeys(visible_to(request.viewer, User.subject_key), needs_of(NEEDED_BY, fields))
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys))
     return {row.subject_key: _journey(request, row) for row in rows}
 
 
 @lru_cache(maxsize=100)
-def _journeys(visible: ColumnElement[bool], fields: Fields | None) -> Select[Any]:
-    return select(
-        User.subject_key,
-        User.time_zone,
-        User.known_since,
-        needed(active_days(), OF_ACTIVE_DAYS, fields).label("active_days"),
-        needed(_totals(), OF_TOTALS, fields).label("totals"),
-        needed(_xp_by_pillar(), OF_PILLARS, fields).label("xp_by_pillar"),
-        needed(_milliseconds(), OF_SESSIONS, fields).label("milliseconds"),
-    ).where(is_asked(User.subject_key), visible)
+def _journeys(visible: ColumnElement[bool], needs: frozenset[str]) -> Prepared:
+    columns = needed(
+        needs,
+        active_days=active_days(),
+        totals=_totals(),
+        xp_by_pillar=_xp_by_pillar(),
+        milliseconds=_milliseconds(),
+    )
+    theirs = select(User.subject_key, User.time_zone, User.known_since, *columns)
+    return Prepared(theirs.where(is_asked(User.subject_key), visible))
 
 
-def _journey(request: Request, row: Row[Any]) -> Journey:
+def _journey(request: Request, row: AnyRow) -> Journey:
     today = request.today(row.time_zone)
     active = row.active_days or []
     (totals,) = row.totals or [NOTHING]
@@ -107,33 +121,32 @@ async def milestones(
     request: Request, subject_keys: Sequence[UUID], wanted: Page, fields: Fields | None = None
 ) -> dict[UUID, Slice]:
     """That page of each subject's milestones, newest first."""
-    return await page_of_each(request, subject_keys, _with(fields), wanted)
+    return await page_of_each(request, subject_keys, _with(needs_of(MILESTONES_NEEDED_BY, fields)), wanted)
 
 
 async def recent_completions(
     request: Request, subject_keys: Sequence[UUID], first: int, fields: Fields | None = None
-) -> dict[UUID, list[Row[Any]]]:
+) -> dict[UUID, list[AnyRow]]:
     """The quests that each subject completed last, newest first."""
-    if fields and "quest_title" in fields:
-        fields |= {"title"}
-    found = await page_of_each(request, subject_keys, _completed(fields), page(BY_TIME, first, None, None, None))
+    completed = _completed(needs_of(MILESTONES_NEEDED_BY, fields))
+    found = await page_of_each(request, subject_keys, completed, page(BY_TIME, first, None, None, None))
     return {key: slice_.rows for key, slice_ in found.items()}
 
 
 @lru_cache(maxsize=50)
-def _with(fields: Fields | None) -> Select[Any]:
-    """Milestones with what these fields need, or with everything."""
-    return select(*columns_of(ALWAYS, OTHERS, fields))
+def _with(needs: frozenset[str]) -> Select[Any]:
+    return select(*columns_of(ALWAYS, OF_MILESTONES, needs))
 
 
 @lru_cache(maxsize=50)
-def _completed(fields: Fields | None) -> Select[Any]:
-    return _with(fields).where(LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED)
+def _completed(needs: frozenset[str]) -> Select[Any]:
+    return _with(needs).where(LearningJourneyEvent.kind == MilestoneKind.QUEST_COMPLETED)
 
 
-async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+async def milestones_by_key(request: Request, keys: Sequence[Key]) -> list[AnyRow | None]:
     """The milestones of these subjects, ids and times; None where there is none that the viewer may see."""
-    visible = _with(None).where(visible_to(request.viewer, LearningJourneyEvent.subject_key))
+    everything = _with(needs_of(MILESTONES_NEEDED_BY, None))
+    visible = everything.where(visible_to(request.viewer, LearningJourneyEvent.subject_key))
     return await rows_by_key(request, visible, KEY, keys)
 
 

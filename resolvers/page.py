@@ -51,7 +51,7 @@ async def page_views(request: Request, page: Page, window: Window, prefix: str |
     )
     if prefix is not None:
         found = found.where(func.starts_with(entry.name, prefix if is_storable(prefix) else None))
-    return page.slice(await request.reader.rows(page.of(select(found.subquery()))))
+    return page.slice(await request.reader.rows(page.of(select(found.subquery())), **page.parameters()))
 
 
 async def unique_users(request: Request, pages: Sequence[int], window: Window) -> dict[int, int | None]:

@@ -7,7 +7,6 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Integer,
-    Row,
     Select,
     cast,
     false,
@@ -25,11 +24,12 @@ from models.contribution import DailyContribution
 from models.quest import QuestAnalytics
 from models.viewer import visible_to
 from resolvers.connection import LARGEST_SIZE, check_range
+from resolvers.prepared import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window
 
 
-async def popular_quests(request: Request, window: Window, limit: int) -> list[Row[Any]]:
+async def popular_quests(request: Request, window: Window, limit: int) -> list[AnyRow]:
     """The quests of the window with their number, id, title, views, starts, completions and popularity, the most
     popular first, ties by id; raises BadUserInputError where the limit is not 1 to 100."""
     check_range("limit", limit, 1, LARGEST_SIZE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, Row, Text, bindparam, func, select
+from sqlalchemy import Executable, Text, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import will_pass
@@ -16,14 +16,14 @@ from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
+from resolvers.prepared import AnyRow, Prepared
 
-AnyRow = Row[Any]
 Answer = TypeVar("Answer")
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
 SECONDS_FOR_POSTGRESQL = 10
 VIEWER_ROLE = "viewer_role"
-BEGIN = select(func.app_begin(bindparam(VIEWER_ID, type_=Text()), bindparam(VIEWER_ROLE, type_=Text())))
+BEGIN = Prepared(select(func.app_begin(bindparam(VIEWER_ID, type_=Text()), bindparam(VIEWER_ROLE, type_=Text()))))
 """Tells the database who asks, until the transaction ends."""
 
 
@@ -108,7 +108,7 @@ class Reader:
     _lost: UnavailableError | None = field(default=None, init=False)
     _ends_at: float | None = field(default=None, init=False)
 
-    async def rows(self, statement: Executable, **parameters: object) -> list[AnyRow]:
+    async def rows(self, statement: Executable | Prepared, **parameters: object) -> list[AnyRow]:
         """All rows of a statement; with these parameters, and VIEWER_ID. Once PostgreSQL went away it stays away for
         this request, and once time is up it stays so."""
         return await shielded(asyncio.ensure_future(self._rows(statement, parameters)))
@@ -126,7 +126,7 @@ class Reader:
                     await self._connection.close()
                 self._connection = None
 
-    async def _rows(self, statement: Executable, parameters: dict[str, Any]) -> list[AnyRow]:
+    async def _rows(self, statement: Executable | Prepared, parameters: dict[str, Any]) -> list[AnyRow]:
         async with self._turn:
             if self._lost:
                 raise self._lost
@@ -135,8 +135,10 @@ class Reader:
                 with database_needed():
                     async with asyncio.timeout_at(self._ends_at) as timeout:
                         self._connection = self._connection or await self._open()
-                        found = await self._connection.execute(statement, parameters | {VIEWER_ID: self.viewer.user_id})
-                        return list(found.all())
+                        parameters |= {VIEWER_ID: self.viewer.user_id}
+                        if isinstance(statement, Prepared):
+                            return await statement.rows(self._connection, parameters)
+                        return list((await self._connection.execute(statement, parameters)).all())
             except UnavailableError as error:
                 self._lost = error
                 if timeout.expired():
@@ -152,7 +154,7 @@ class Reader:
             await see_one_moment(connection)
             if not is_admin:
                 viewer = {VIEWER_ID: self.viewer.user_id, VIEWER_ROLE: self.viewer.role.value}
-                await connection.execute(BEGIN, viewer)
+                await BEGIN.rows(connection, viewer)
         except BaseException:
             await connection.close()
             raise

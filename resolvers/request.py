@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -103,7 +103,7 @@ class Request:
 
     def today(self, time_zone: str) -> date:
         """The local day that it is now."""
-        return self.now.astimezone(ZoneInfo(time_zone)).date()
+        return _local_day(self.now, time_zone)
 
     async def load(self, load: Load[Key, Question, Answer], key: Key, question: Question) -> Answer:
         """The answer to a question about one subject, or whatever has the key, asked together with all others that put
@@ -141,6 +141,11 @@ class Request:
         if key not in self._loaders:
             self._loaders[key] = _Loader(load_fn=lambda keys: load(self, keys))
         return self._loaders[key]
+
+
+@lru_cache(maxsize=1000)
+def _local_day(at: datetime, time_zone: str) -> date:
+    return at.astimezone(ZoneInfo(time_zone)).date()
 
 
 class _Loader(DataLoader[Any, Any]):

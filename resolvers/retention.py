@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from models.event import UserActivityEvent, minute_of
 from models.horizon import horizon
 from models.retention import LAST_RUN, Policy
 from models.viewer import Role
-from resolvers.reader import AnyRow
+from resolvers.prepared import AnyRow
 from resolvers.request import Request
 
 
@@ -21,7 +20,7 @@ class Retention:
     policy: Policy
     oldest_identifiable: datetime | None
     oldest_kept: datetime | None
-    last_run: Row[Any] | None
+    last_run: AnyRow | None
 
 
 async def retention_status(request: Request) -> Retention:

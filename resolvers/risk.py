@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, select
+from sqlalchemy import ColumnElement, Float, SmallInteger, bindparam, select
 
 from models.risk import USUAL_WINDOW, WINDOWS, Assessment, Factor, RiskAssessment, RiskFactorName, assess
 from models.user import User
 from models.viewer import Role, visible_to
 from resolvers.connection import Order, Page, Slice, is_asked
 from resolvers.errors import BadUserInputError
+from resolvers.prepared import AnyRow, Prepared
 from resolvers.request import Request
 from workers.risk import record, records
 
 BY_SCORE = Order("atRiskStudents", (RiskAssessment.rank, RiskAssessment.user_id), newest_first=False)
+DAYS = bindparam("days", type_=SmallInteger())
 SAID = (
     RiskAssessment.score,
     RiskAssessment.factors,
@@ -32,8 +33,8 @@ async def assessment(request: Request, subject_key: UUID) -> Assessment:
 
 async def assessments(request: Request, subject_keys: Sequence[UUID], days: int) -> dict[UUID, Assessment]:
     """What is said of each subject over the last days. Who became known a moment ago is assessed here and now."""
-    visible = visible_to(request.viewer, RiskAssessment.subject_key)
-    rows = await request.reader.rows(_assessments(visible, days), subject_keys=list(subject_keys))
+    statement = _assessments(visible_to(request.viewer, RiskAssessment.subject_key))
+    rows = await request.reader.rows(statement, subject_keys=list(subject_keys), days=days)
     found = {row.subject_key: assessment_of(row) for row in rows}
     if new := [key for key in subject_keys if key not in found]:
         seen = records(new, request.now).where(visible_to(request.viewer, User.subject_key))
@@ -43,9 +44,9 @@ async def assessments(request: Request, subject_keys: Sequence[UUID], days: int)
 
 
 @lru_cache(maxsize=100)
-def _assessments(visible: ColumnElement[bool], days: int) -> Select[Any]:
+def _assessments(visible: ColumnElement[bool]) -> Prepared:
     said = select(RiskAssessment.subject_key, *SAID)
-    return said.where(is_asked(RiskAssessment.subject_key), RiskAssessment.days == days, visible)
+    return Prepared(said.where(is_asked(RiskAssessment.subject_key), RiskAssessment.days == DAYS, visible))
 
 
 async def at_risk_students(request: Request, days: int, threshold: float, page: Page) -> Slice:
@@ -59,16 +60,22 @@ async def at_risk_students(request: Request, days: int, threshold: float, page: 
         raise BadUserInputError(f"days is {days}, and must be 7, 14, 30 or 90")
     if not 0 <= threshold <= 1:
         raise BadUserInputError(f"threshold is {threshold}, and must be 0 to 1")
+    statement = _at_risk(page.shape, visible_to(request.viewer, RiskAssessment.subject_key))
+    rows = await request.reader.rows(statement, days=days, rank=-threshold, **page.parameters())
+    return page.slice(rows)
+
+
+@lru_cache(maxsize=100)
+def _at_risk(page: Page, visible: ColumnElement[bool]) -> Prepared:
     statement = (
         select(User.__table__, *SAID, RiskAssessment.rank)
         .join(RiskAssessment, RiskAssessment.subject_key == User.subject_key)
-        .where(RiskAssessment.days == days, RiskAssessment.rank <= -threshold)
-        .where(visible_to(request.viewer, RiskAssessment.subject_key))
+        .where(RiskAssessment.days == DAYS, RiskAssessment.rank <= bindparam("rank", type_=Float()), visible)
     )
-    return page.slice(await request.reader.rows(page.of(statement)))
+    return Prepared(page.of(statement))
 
 
-def assessment_of(row: Row[Any]) -> Assessment:
+def assessment_of(row: AnyRow) -> Assessment:
     """What a row says."""
     factors = [Factor(name, *row.factors[name]) for name in RiskFactorName if name in row.factors]
     return Assessment(row.score, factors, row.assessed_at, row.model)

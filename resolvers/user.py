@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import ColumnElement, Select, Text, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.age import adult_at
@@ -18,9 +19,10 @@ from models.storing import begin_storing
 from models.text import is_storable
 from models.tombstone import lift_tombstones
 from models.user import Arrival, User, UserRole, make_known
-from models.viewer import Role, Viewer, visible_to
+from models.viewer import VIEWER_ID, Role, Viewer, visible_to
 from resolvers.connection import Key, Order, Page, Slice, rows_by_key
 from resolvers.errors import BadUserInputError, NotFoundError
+from resolvers.prepared import AnyRow, Prepared
 from resolvers.request import ASKERS, Request
 
 BY_USER_ID = Order("users", (User.user_id,), newest_first=False)
@@ -38,7 +40,7 @@ def _visible_users(viewer: Viewer) -> Select[Any]:
     return select(User.__table__).where(visible_to(viewer, User.subject_key))
 
 
-async def user(request: Request, user_id: str) -> Row[Any]:
+async def user(request: Request, user_id: str) -> AnyRow:
     """The user, where the viewer may see them; raises NotFoundError where there is no such user or they may not."""
     rows = []
     if is_storable(user_id):
@@ -48,7 +50,7 @@ async def user(request: Request, user_id: str) -> Row[Any]:
     return rows[0]
 
 
-async def users_by_key(request: Request, keys: Sequence[Key]) -> list[Row[Any] | None]:
+async def users_by_key(request: Request, keys: Sequence[Key]) -> list[AnyRow | None]:
     """The users of these ids; None where there is none that the viewer may see."""
     return await rows_by_key(request, _visible_users(request.viewer), [User.user_id], keys)
 
@@ -59,19 +61,25 @@ async def users(request: Request, page: Page, role: UserRole | None) -> Slice:
     statement = _visible_users(request.viewer)
     if role:
         statement = statement.where(User.role == role)
-    return page.slice(await request.reader.rows(page.of(statement)))
+    return page.slice(await request.reader.rows(page.of(statement), **page.parameters()))
 
 
-async def themself_and_children(request: Request) -> tuple[Row[Any] | None, list[Row[Any]]]:
+async def themself_and_children(request: Request) -> tuple[AnyRow | None, list[AnyRow]]:
     """The viewer's own row, and a parent's children by user id."""
     if request.viewer.role not in ASKERS:
         return None, []
-    statement = _visible_users(request.viewer)
-    if request.viewer.role is Role.ADMIN:
-        statement = statement.where(User.user_id == request.viewer.user_id)
-    rows = await request.reader.rows(statement.order_by(User.user_id))
+    visible = visible_to(request.viewer, User.subject_key)
+    rows = await request.reader.rows(_themself_and_children(visible, request.viewer.role))
     themself = next((row for row in rows if row.user_id == request.viewer.user_id), None)
     return themself, [row for row in rows if row is not themself]
+
+
+@cache
+def _themself_and_children(visible: ColumnElement[bool], role: Role) -> Prepared:
+    statement = select(User.__table__).where(visible).order_by(User.user_id)
+    if role is Role.ADMIN:
+        statement = statement.where(User.user_id == bindparam(VIEWER_ID, type_=Text()))
+    return Prepared(statement)
 
 
 KEEP: Final = object()
@@ -158,7 +166,7 @@ async def _keep(connection: AsyncConnection, drafts: Sequence[UserDraft], reques
     return rows
 
 
-def _row(draft: UserDraft, kept: Row[Any]) -> dict[str, Any]:
+def _row(draft: UserDraft, kept: AnyRow) -> dict[str, Any]:
     def sent(value: object, before: object) -> object:
         return before if value is KEEP else value
 

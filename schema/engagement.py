@@ -97,7 +97,7 @@ class Engagement:
     @classmethod
     def of(cls, subject_key: UUID, figures: EngagementFigures) -> "Engagement":
         """The figures in this shape."""
-        return cls(subject_key=subject_key, **vars(figures))
+        return cls(subject_key=subject_key, **figures._asdict())
 
 
 @strawberry.type(description="How many events of one category there were.")

@@ -23,7 +23,7 @@ from unittest.mock import patch
 import asyncpg
 import httpx
 import uvloop
-from sqlalchemy import Executable, event, func, select
+from sqlalchemy import Executable, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.routing import Route
 
@@ -34,13 +34,15 @@ from questlog.database import logins
 from questlog.settings import Settings
 from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
-from resolvers.reader import AnyRow, Reader
+from resolvers.prepared import AnyRow, Prepared
+from resolvers.reader import Reader
 from resolvers.request import Request
 from tests.bench import limit
 from tests.bench.home import temporary_home
 from tests.bench.school import grow, parents
 from tests.platform import browser
 from tests.processes import peak_memory, seconds_run
+from tests.statements import Statement, sent_through
 
 LEARNERS = int(os.environ.get("BENCH_LEARNERS", "50000"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "10"))
@@ -294,7 +296,7 @@ async def profile(settings: Settings, question: Question) -> Profile:
         for number, asker in enumerate(askers):
             token = sign_token(settings, user_id=asker, role=question.role)
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            with loading() as loads, sent_by(api) as sent:
+            with loading() as loads, sent_through(engine, but=(KEEP_PARTITIONS,)) as sent:
                 (await client.post("/graphql", content=question.body, headers=headers)).raise_for_status()
             most = max(most, len(sent))
             before = seconds_run(backend)
@@ -318,7 +320,7 @@ async def profile(settings: Settings, question: Question) -> Profile:
 class Loads:
     """The statements of a request, and the seconds that its loaders take apart from waiting for rows."""
 
-    statements: list[tuple[Executable, dict[str, object]]] = field(default_factory=list)
+    statements: list[tuple[Executable | Prepared, dict[str, object]]] = field(default_factory=list)
     own: float = 0.0
 
 
@@ -329,7 +331,7 @@ def loading() -> Iterator[Loads]:
     loader, rows = Request.loader, Reader.rows
     tasks: set[object] = set()
 
-    async def timed_rows(reader: Reader, statement: Executable, **parameters: object) -> list[AnyRow]:
+    async def timed_rows(reader: Reader, statement: Executable | Prepared, **parameters: object) -> list[AnyRow]:
         began = perf_counter()
         found = await rows(reader, statement, **parameters)
         loads.statements.append((statement, parameters))
@@ -351,7 +353,7 @@ def loading() -> Iterator[Loads]:
         yield loads
 
 
-async def seconds_again(reader: Reader, statements: Sequence[tuple[Executable, dict[str, object]]]) -> float:
+async def seconds_again(reader: Reader, statements: Sequence[tuple[Executable | Prepared, dict[str, object]]]) -> float:
     """How long the reader takes for all rows of these statements."""
     began = perf_counter()
     for statement, parameters in statements:
@@ -359,27 +361,6 @@ async def seconds_again(reader: Reader, statements: Sequence[tuple[Executable, d
     seconds = perf_counter() - began
     await reader.close()
     return seconds
-
-
-Statement = tuple[str, Any]
-
-
-@contextmanager
-def sent_by(api: Api) -> Iterator[list[Statement]]:
-    """The statements by which requests read, with their parameters."""
-    sent: list[Statement] = []
-
-    def note(*execution: Any) -> None:
-        _, _, statement, parameters, *_ = execution
-        if statement != KEEP_PARTITIONS:
-            sent.append((statement, parameters))
-
-    engines = [engine.sync_engine for engine in (api.databases.viewer, api.databases.admin)]
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 async def explain(engine: AsyncEngine, sent: Sequence[Statement], scans: set[str]) -> tuple[float, float]:

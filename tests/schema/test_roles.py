@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -17,7 +16,7 @@ from graphql import (
     GraphQLSchema,
     get_named_type,
 )
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from models.retention import Policy
 from models.viewer import Role
@@ -40,6 +39,7 @@ from tests.household import (
     tells_of_stranger,
 )
 from tests.platform import CONSENT, LINK, REVOKE, SERVICE, SET_TRACKING, TRACK, UPSERT, Answer, Asker, Platform, until
+from tests.statements import sent_through
 from workers.retention import retain
 
 GRAPH: GraphQLSchema = schema._schema
@@ -655,29 +655,14 @@ async def test_naming_a_stranger_in_an_event_is_refused_like_naming_nobody(town:
 
 async def _same(town: Town, asker: str, query: str, of_stranger: Answer, of_nobody: Answer) -> None:
     answers = []
+    databases = town.platform.api.databases
     for variables in (of_stranger, of_nobody):
-        with statements_of(town.platform) as statements:
+        # But what is kept behind the requests.
+        with sent_through(databases.viewer, databases.intake, but=("INSERT INTO access_log",)) as sent:
             answer = json.dumps(await town.ask(query, asker, **variables))
-        answers.append((answer, statements))
+        answers.append((answer, [statement for statement, _ in sent]))
     assert answers[0] == answers[1]
     assert answers[0][1] or asker in {"no token", "SERVICE"}
-
-
-@contextmanager
-def statements_of(platform: Platform) -> Iterator[list[str]]:
-    """The statements that requests make meanwhile."""
-    statements: list[str] = []
-
-    def note(*execution: Any) -> None:
-        if not execution[2].startswith("INSERT INTO access_log"):  # what is kept behind the requests
-            statements.append(execution[2])
-
-    engines = [platform.api.databases.viewer.sync_engine, platform.api.databases.intake.sync_engine]
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield statements
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize("asker", ["STUDENT", "PARENT"])

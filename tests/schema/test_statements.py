@@ -3,17 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from models.partition import KEEP_PARTITIONS
 from models.viewer import Role
 from tests.platform import Answer, Asker, Platform
+from tests.statements import Statement, sent_through
 
 ADMIN: Asker = (Role.ADMIN, "root")
 PARENT: Asker = (Role.PARENT, "pat")
@@ -124,28 +124,14 @@ def history(user_id: str, days: int) -> list[Answer]:
     ]
 
 
-Statement = tuple[str, Any]
 # The first is sent behind the requests, twice a second; the second reads nothing.
 BESIDES = ("INSERT INTO access_log", KEEP_PARTITIONS)
 
 
-@contextmanager
-def sent_by(platform: Platform) -> Iterator[list[Statement]]:
+def sent_by(platform: Platform) -> AbstractContextManager[list[Statement]]:
     """The statements by which requests read, with their parameters."""
-    sent: list[Statement] = []
-
-    def note(*execution: Any) -> None:
-        _, _, statement, parameters, *_ = execution
-        if not statement.startswith(BESIDES):
-            sent.append((statement, parameters))
-
     databases = platform.api.databases
-    engines = [engine.sync_engine for engine in (databases.viewer, databases.admin, databases.intake)]
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
+    return sent_through(databases.viewer, databases.admin, databases.intake, but=BESIDES)
 
 
 async def known(platform: Platform, asker: Asker) -> None:
