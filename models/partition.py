@@ -25,6 +25,10 @@ WEEKS = text(
 KEEP_PARTITIONS = f"LOCK TABLE {', '.join(f'ONLY {table}' for table in BY)} IN ACCESS SHARE MODE"
 
 
+BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {KEEP_PARTITIONS}"
+"""The same as `see_one_moment` in one round trip, where SQLAlchemy begins nothing."""
+
+
 async def see_one_moment(connection: AsyncConnection) -> None:
     """Let the transaction that begins with this only read, and see one moment, with all there is: a partition that is
     exchanged after its first look would be empty to it, so that none is before it ends."""

@@ -1,20 +1,30 @@
 """Statements that are asked over and over: compiled once, and sent by asyncpg itself."""
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import asyncpg
 from sqlalchemy import JSON, Select, TypeDecorator
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.base import connect
 
 DIALECT = connect("postgresql://").dialect  # every pool's
 AnyRow = Any
 """A row, whose columns are attributes."""
+Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 row_type: Callable[[str, Iterable[str]], Any] = namedtuple  # noqa: PYI024 - columns are known at run time alone
+
+
+@contextmanager
+def as_sqlalchemy_raises(driver: Driver, statement: str) -> Iterator[None]:
+    """asyncpg's errors become DBAPIError."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DBAPIError(statement, None, error, connection_invalidated=driver.is_closed()) from error
 
 
 class Prepared:
@@ -26,7 +36,7 @@ class Prepared:
         columns = statement.selected_columns
         self.text = str(compiled)
         self._names = compiled.positiontup or []
-        self._values = compiled.params
+        self._values = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
         self._row = row_type("Row", columns.keys())
         # All else asyncpg reads itself.
         self._readers = [
@@ -37,19 +47,15 @@ class Prepared:
         ]
 
     def arguments(self, parameters: Mapping[str, object]) -> list[object]:
-        """The values of its text's $1, $2, …; raises KeyError where a parameter is missing."""
-        values = self._values | parameters
+        """The values of its text's $1, $2, …, each as asyncpg takes it, so that JSON is text; raises KeyError where a
+        parameter is missing."""
+        values = {**self._values, **parameters}
         return [values[name] for name in self._names]
 
-    async def rows(self, connection: AsyncConnection, parameters: Mapping[str, object]) -> list[AnyRow]:
-        """All its rows with these parameters, in the connection's transaction, which must have begun. Raises DBAPIError
-        as SQLAlchemy does."""
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        try:
+    async def rows(self, driver: Driver, parameters: Mapping[str, object]) -> list[AnyRow]:
+        """All its rows with these parameters; raises DBAPIError as SQLAlchemy does."""
+        with as_sqlalchemy_raises(driver, self.text):
             records = await driver.fetch(self.text, *self.arguments(parameters))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            is_closed = driver.is_closed()
-            raise DBAPIError(self.text, None, error, connection_invalidated=is_closed) from error
         return [self._row._make(self._read(record)) for record in records]
 
     def _read(self, record: asyncpg.Record) -> Iterable[Any]:

@@ -2,28 +2,30 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Executable, Text, bindparam, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.base import will_pass
-from models.partition import see_one_moment
+from models.partition import BEGIN
 from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import AnyRow, Driver, Prepared, as_sqlalchemy_raises
 
 Answer = TypeVar("Answer")
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2
 SECONDS_FOR_POSTGRESQL = 10
 VIEWER_ROLE = "viewer_role"
-BEGIN = Prepared(select(func.app_begin(bindparam(VIEWER_ID, type_=Text()), bindparam(VIEWER_ROLE, type_=Text()))))
+ROLLBACK = "ROLLBACK"
+TELL = Prepared(select(func.app_begin(bindparam(VIEWER_ID, type_=Text()), bindparam(VIEWER_ROLE, type_=Text()))))
 """Tells the database who asks, until the transaction ends."""
 
 
@@ -104,6 +106,7 @@ class Reader:
     viewer: Viewer
     seconds: float = SECONDS_FOR_POSTGRESQL
     _connection: AsyncConnection | None = field(default=None, init=False)
+    _driver: Driver = field(init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _lost: UnavailableError | None = field(default=None, init=False)
     _ends_at: float | None = field(default=None, init=False)
@@ -122,9 +125,12 @@ class Reader:
     async def _close(self) -> None:
         async with self._turn:
             if self._connection:
-                with suppress(UnavailableError), database_needed():
+                try:
+                    with as_sqlalchemy_raises(self._driver, ROLLBACK):
+                        await self._driver.execute(ROLLBACK, timeout=SECONDS_TO_ANSWER)
                     await self._connection.close()
-                self._connection = None
+                except (OSError, DBAPIError):
+                    await self._give_up()
 
     async def _rows(self, statement: Executable | Prepared, parameters: dict[str, Any]) -> list[AnyRow]:
         async with self._turn:
@@ -134,28 +140,38 @@ class Reader:
             try:
                 with database_needed():
                     async with asyncio.timeout_at(self._ends_at) as timeout:
-                        self._connection = self._connection or await self._open()
+                        connection = self._connection or await self._begin()
                         parameters |= {VIEWER_ID: self.viewer.user_id}
                         if isinstance(statement, Prepared):
-                            return await statement.rows(self._connection, parameters)
-                        return list((await self._connection.execute(statement, parameters)).all())
+                            return await statement.rows(self._driver, parameters)
+                        return list((await connection.execute(statement, parameters)).all())
             except UnavailableError as error:
+                await self._give_up()
                 self._lost = error
                 if timeout.expired():
                     self._lost = UnavailableError(f"there is no answer within {self.seconds:g} s: ask for less at once")
                 raise self._lost from error
 
-    async def _open(self) -> AsyncConnection:
+    async def _begin(self) -> AsyncConnection:
         await self.databases.welcome(self.viewer)
         is_admin = self.viewer.role is Role.ADMIN
         engine = self.databases.admin if is_admin else self.databases.viewer
-        connection = await engine.connect()
+        self._connection = await engine.connect()
         try:
-            await see_one_moment(connection)
+            await self._connection.execution_options(isolation_level="AUTOCOMMIT")  # since BEGIN is sent here
+            self._driver = cast("Driver", (await self._connection.get_raw_connection()).driver_connection)
+            with as_sqlalchemy_raises(self._driver, BEGIN):
+                await self._driver.execute(BEGIN)
             if not is_admin:
-                viewer = {VIEWER_ID: self.viewer.user_id, VIEWER_ROLE: self.viewer.role.value}
-                await BEGIN.rows(connection, viewer)
+                await TELL.rows(self._driver, {VIEWER_ID: self.viewer.user_id, VIEWER_ROLE: self.viewer.role.value})
         except BaseException:
-            await connection.close()
+            await self._give_up()
             raise
-        return connection
+        return self._connection
+
+    async def _give_up(self) -> None:
+        """Close the connection, which may be in the midst of something: nobody else is to have it."""
+        connection, self._connection = self._connection, None
+        if connection:
+            await connection.invalidate()
+            await connection.close()

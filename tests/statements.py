@@ -6,9 +6,9 @@ from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import AnyRow, Driver, Prepared
 
 Statement = tuple[str, Any]
 
@@ -27,11 +27,9 @@ def sent_through(*pools: AsyncEngine, but: tuple[str, ...]) -> Iterator[list[Sta
         _, _, statement, parameters, *_ = execution
         note(statement, parameters)
 
-    async def note_prepared(
-        prepared: Prepared, connection: AsyncConnection, parameters: Mapping[str, object]
-    ) -> list[AnyRow]:
+    async def note_prepared(prepared: Prepared, driver: Driver, parameters: Mapping[str, object]) -> list[AnyRow]:
         note(prepared.text, tuple(prepared.arguments(parameters)))
-        return await rows(prepared, connection, parameters)
+        return await rows(prepared, driver, parameters)
 
     engines = [pool.sync_engine for pool in pools]
     for engine in engines:

@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import os
+import signal
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Executable, literal, select, text
+from sqlalchemy.exc import DBAPIError
 from starlette.types import Message, Receive, Scope, Send
 
 from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from resolvers.prepared import Prepared
 from resolvers.reader import Reader
 from tests.platform import new_api, until
 
@@ -108,6 +112,40 @@ async def test_a_connection_that_was_lost_after_the_answer_is_given_up(
             await reader.close()
             for engine in (api.api.databases.viewer, api.api.databases.admin):
                 assert "Current Checked out connections: 0" in engine.pool.status()
+            assert await api.data(QUESTION, (viewer.role, str(viewer.user_id)))
+
+
+async def test_a_connection_that_never_ends_its_transaction_is_given_up(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    async with new_api(servers, tmp_path) as api:
+        reader = Reader(api.api.databases, Viewer(Role.ADMIN, "ada"))
+        ((pid,),) = await reader.rows(text("SELECT pg_backend_pid()"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await reader.close()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        reader = Reader(api.api.databases, reader.viewer)
+        ((another,),) = await reader.rows(text("SELECT pg_backend_pid()"))
+        await reader.close()
+        assert another != pid
+
+
+@pytest.mark.parametrize(
+    "statement", [text("SELECT 1 / 0"), Prepared(select((literal(1) / literal(0)).label("never")))]
+)
+async def test_what_fails_leaves_no_transaction_behind(
+    servers: EmbeddedServers, tmp_path: Path, statement: Executable | Prepared
+) -> None:
+    async with new_api(servers, tmp_path) as api:
+        for viewer in (Viewer(Role.STUDENT, "sam"), Viewer(Role.ADMIN, "ada")):
+            reader = Reader(api.api.databases, viewer)
+            with pytest.raises(DBAPIError):
+                await reader.rows(statement)
+            await reader.close()
+            async with api.superuser.connect() as connection:
+                assert not await connection.scalar(text(f"{WORKING} AND state LIKE 'idle in transaction%'"))
             assert await api.data(QUESTION, (viewer.role, str(viewer.user_id)))
 
 
