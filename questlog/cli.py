@@ -391,7 +391,7 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
     from models.base import connect, will_pass
     from questlog.database import logins
     from questlog.reach import check_database, check_queue
-    from workers.queue import open_queue
+    from workers.queue import queue_at
 
     settings = questlog_settings.load()
     async with contextlib.AsyncExitStack() as stack:
@@ -401,7 +401,7 @@ async def _servers() -> AsyncIterator[tuple[AsyncEngine, ArqRedis, Settings]]:
         await check_database(url, "worker_database_url" if settings.worker_database_url else "database_url")
         await check_queue(redis_url)
         secret = questlog_settings.with_erasure_secret(settings).erasure_key
-        engine, queue = connect(url, pool_size=1, secret=secret), await open_queue(redis_url)
+        engine, queue = connect(url, pool_size=1, secret=secret), queue_at(redis_url)
         stack.push_async_callback(engine.dispose)
         stack.push_async_callback(queue.aclose, close_connection_pool=True)
         try:

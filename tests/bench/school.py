@@ -1,7 +1,7 @@
 """A school for benchmarks: learners with about a hundred events each over the last 60 days, and parents of two.
 
 Everything comes from a seed, is stored by `store` in the order of time, and is derived by the worker's own functions:
-`python -m tests.bench.school store 0 5000 0` and `... derive` each do a part of it in a process of their own.
+`python -m tests.bench.school store 5000 0` and `... derive` each do a part of it in a process of their own.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ from workers.risk import assess_due
 from workers.rollup import roll_up
 
 DAYS = 60
-PARENTS = 1000
+PARENTS = [f"parent-{number:04}" for number in range(1000)]
+"""Their user ids."""
 PROCESSES = 2
 BATCH = 5000  # more than workers take at once: every transaction waits for the disk
 SUBJECTS_AT_ONCE = 250
@@ -150,13 +151,8 @@ def _work(learner: Learner, random: Random) -> Iterator[Step]:
         yield "quest_abandoned", path, quest
 
 
-def parents(size: str) -> list[str]:
-    """The user ids of the parents of a school of that size: every size has its own, of children among all learners."""
-    return [f"parent-{size}-{number:04}" for number in range(PARENTS)]
-
-
-async def grow(home: Settings, first: int, end: int, size: str) -> None:
-    """Let learners from the first number up to the end come to the school in this home, and parents of two of all."""
+async def grow(home: Settings, learners: int) -> None:
+    """Let so many learners come to the school in this home, and parents of two of them each."""
     async with EmbeddedServers(home.home) as servers:
         settings = with_servers(with_erasure_secret(home, make=True), servers)
         await migrate(logins(settings))
@@ -165,8 +161,8 @@ async def grow(home: Settings, first: int, end: int, size: str) -> None:
             for url in (logins(settings).worker, servers.superuser_url)
         )
         async with superuser.begin() as connection:
-            await _bring_in(connection, range(first, end), end, size)
-        await _apart(settings, *(["store", str(first), str(end), str(part)] for part in range(PROCESSES)))
+            await _bring_in(connection, learners)
+        await _apart(settings, *(["store", str(learners), str(part)] for part in range(PROCESSES)))
         await _apart(settings, *(["derive"] for _ in range(PROCESSES)))
         await derive(worker)
         await _check(worker)
@@ -178,11 +174,11 @@ async def grow(home: Settings, first: int, end: int, size: str) -> None:
         await superuser.dispose()
 
 
-async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: str) -> None:
+async def _bring_in(connection: AsyncConnection, number: int) -> None:
     """Make people known, with names and zones, and link parents."""
-    now, random = datetime.now(UTC), Random(f"parents of {size}")
-    learners = [Learner.of(number).user_id for number in numbers]
-    roles = dict.fromkeys(learners, UserRole.STUDENT) | dict.fromkeys(parents(size), UserRole.PARENT)
+    now, random = datetime.now(UTC), Random("parents")
+    learners = [Learner.of(each).user_id for each in range(number)]
+    roles = dict.fromkeys(learners, UserRole.STUDENT) | dict.fromkeys(PARENTS, UserRole.PARENT)
     await make_known(connection, [Arrival(user_id, role, now) for user_id, role in roles.items()])
     people = dict((await connection.execute(select(User.user_id, User.subject_key))).all())
     told = unnest(
@@ -197,7 +193,7 @@ async def _bring_in(connection: AsyncConnection, numbers: range, of: int, size: 
         .where(User.subject_key == told.c.subject_key)
         .values(display_name=told.c.display_name, time_zone=told.c.time_zone)
     )
-    pairs = [(parent, Learner.of(child).user_id) for parent in parents(size) for child in random.sample(range(of), k=2)]
+    pairs = [(parent, child) for parent in PARENTS for child in random.sample(learners, k=2)]
     links = unnest(
         [Guardianship.subject_key, Guardianship.guardian_key, Guardianship.linked_at],
         [(people[child], people[parent], now) for parent, child in pairs],
@@ -217,10 +213,10 @@ async def _apart(settings: Settings, *parts: Sequence[str]) -> None:
         raise RuntimeError(f"{parts} failed")
 
 
-async def store_part(worker: AsyncEngine, first: int, end: int, part: int) -> None:
+async def store_part(worker: AsyncEngine, learners: int, part: int) -> None:
     """Store what the learners of a part did."""
-    learners = [Learner.of(number) for number in range(first + part, end, PROCESSES)]
-    coming = events_of(learners, f"{first} {part}", datetime.now(UTC))
+    of_part = [Learner.of(number) for number in range(part, learners, PROCESSES)]
+    coming = events_of(of_part, str(part), datetime.now(UTC))
     for batch in iter(lambda: list(islice(coming, BATCH)), []):
         async with worker.begin() as connection:
             stored = await store(connection, batch, anonymize_after_days=90)

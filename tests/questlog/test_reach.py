@@ -1,9 +1,11 @@
 """A Valkey of one's own must keep what it acknowledges: where it does not, or does not tell, somebody hears of it. And
-a PostgreSQL that goes away under a command is named as what is at fault."""
+whichever server goes away under a command is named as what is at fault."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -74,6 +76,45 @@ async def test_the_embedded_valkey_is_what_is_wanted(
     assert not caplog.text
 
 
+@dataclass
+class Door:
+    """Lets its first caller through, and nobody after them: at a Unix socket, which goes with the first, or a port."""
+
+    to: str
+    socket: Path | None = None
+    callers: int = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        """Where it is, until it is closed."""
+        if self.socket:
+            listening = await asyncio.start_unix_server(self.answer, self.socket)
+        else:
+            listening = await asyncio.start_server(self.answer, "127.0.0.1", 0)
+        async with listening:
+            yield str(self.socket or "127.0.0.1:{1}".format(*listening.sockets[0].getsockname()))
+
+    async def answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """Let the first caller through."""
+        self.callers += 1
+        if self.callers > 1:
+            writer.transport.abort()
+            return
+        if self.socket:
+            self.socket.unlink(missing_ok=True)
+        from_server, to_server = await asyncio.open_unix_connection(self.to)
+        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+
+
+async def forward(here: StreamReader, there: StreamWriter) -> None:
+    """Send on what comes, until it ends."""
+    with suppress(OSError):
+        while some := await here.read(65536):
+            there.write(some)
+            await there.drain()
+    there.close()
+
+
 @pytest.mark.parametrize("is_file", [True, False])
 @pytest.mark.parametrize("command", [["status"], ["export", "kim"], ["import-milestones", "kim.csv"]])
 async def test_a_postgresql_that_goes_away_under_a_command_is_said_in_one_line(
@@ -81,33 +122,12 @@ async def test_a_postgresql_that_goes_away_under_a_command_is_said_in_one_line(
 ) -> None:
     url = urlsplit(own_servers.database_url)
     (folder,) = parse_qs(url.query)["host"]
-    callers = 0
-
-    async def forward(here: StreamReader, there: StreamWriter) -> None:
-        with suppress(OSError):
-            while some := await here.read(65536):
-                there.write(some)
-                await there.drain()
-        there.close()
-
-    async def answer(reader: StreamReader, writer: StreamWriter) -> None:
-        nonlocal callers
-        callers += 1
-        if callers > 1:  # the first is the look at whether it is there at all
-            writer.transport.abort()
-            return
-        address.unlink(missing_ok=True)
-        from_server, to_server = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
-        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
-
     monkeypatch.chdir(tmp_path)
     Path("kim.csv").write_text("userId,kind,occurredAt,questId\nkim,QUEST_COMPLETED,2019-03-31T01:30:00Z,q\n")
-    address = tmp_path / ".s.PGSQL.5432"
-    door = asyncio.start_unix_server(answer, address) if is_file else asyncio.start_server(answer, "127.0.0.1", 0)
-    async with await door as listening:
-        where = f"{url.path}?host={tmp_path}"
-        if not is_file:
-            where = ":".join(map(str, listening.sockets[0].getsockname())) + url.path
+    # The first caller only looks whether it is there at all.
+    door = Door(f"{folder}/.s.PGSQL.5432", tmp_path / ".s.PGSQL.5432" if is_file else None)
+    async with door.open() as place:
+        where = f"{url.path}?host={tmp_path}" if is_file else f"{place}{url.path}"
         settings = {
             "QUESTLOG_DATABASE_URL": f"postgresql://{url.username}:{url.password}@{where}",
             "QUESTLOG_REDIS_URL": own_servers.redis_url,
@@ -115,4 +135,22 @@ async def test_a_postgresql_that_goes_away_under_a_command_is_said_in_one_line(
         }
         refused = await asyncio.to_thread(questlog, tmp_path, *command, **settings)
     assert_one_line(refused, "PostgreSQL is away, or too busy")
-    assert callers == 1 if is_file else callers > 1
+    assert door.callers == 1 if is_file else door.callers > 1
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+async def test_a_valkey_that_goes_away_under_a_command_is_said_in_one_line(
+    own_servers: EmbeddedServers, tmp_path: Path, is_file: bool
+) -> None:
+    url = urlsplit(own_servers.redis_url)
+    door = Door(url.path, tmp_path / "valkey" if is_file else None)
+    async with door.open() as place:
+        secret = f":{own_servers.valkey.password}@"
+        settings = {
+            "QUESTLOG_DATABASE_URL": own_servers.database_url,
+            "QUESTLOG_REDIS_URL": f"unix://{secret}{place}" if is_file else f"redis://{secret}{place}",
+            "QUESTLOG_ERASURE_SECRET": "a secret of more than thirty-two characters",
+        }
+        refused = await asyncio.to_thread(questlog, tmp_path, "status", **settings)
+    assert_one_line(refused, "Valkey is away, or too busy")
+    assert door.callers == 1 if is_file else door.callers > 1
