@@ -431,7 +431,7 @@ async def test_nothing_is_left_by_a_transaction_that_failed_or_was_broken_off(to
         await nothing_left(databases)
         assert await visible_users(databases, Viewer(Role.STUDENT, STRANGER)) == [STRANGER]
 
-        parent = Reader(databases, Viewer(Role.PARENT, PARENT))
+        parent = Reader(databases, Viewer(Role.PARENT, PARENT), seconds=1)
         waiting = asyncio.create_task(parent.rows(text("SELECT pg_sleep(60)")))
         await asyncio.sleep(0.3)
         waiting.cancel()
