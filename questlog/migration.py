@@ -3,10 +3,6 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -65,6 +61,12 @@ async def _make_logins(connection: AsyncConnection, logins: Logins) -> None:
 
 
 def _run(connection: Connection, revision: str, names: dict[str, str]) -> None:
+    # Not above, where it would cost each command and process a tenth of a second.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes.update(connection=connection, logins=names)
