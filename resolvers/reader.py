@@ -128,9 +128,12 @@ class Reader:
                 try:
                     with as_sqlalchemy_raises(self._driver, ROLLBACK):
                         await self._driver.execute(ROLLBACK, timeout=SECONDS_TO_ANSWER)
-                    await self._connection.close()
                 except (OSError, DBAPIError):
                     await self._give_up()
+                else:
+                    # From here on it may be somebody else's.
+                    connection, self._connection = self._connection, None
+                    await connection.close()
 
     async def _rows(self, statement: Executable | Prepared, parameters: dict[str, Any]) -> list[AnyRow]:
         async with self._turn:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import Executable, literal, select, text
+from sqlalchemy import Executable, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 from starlette.types import Message, Receive, Scope, Send
 
@@ -130,6 +130,20 @@ async def test_a_connection_that_never_ends_its_transaction_is_given_up(
         ((another,),) = await reader.rows(text("SELECT pg_backend_pid()"))
         await reader.close()
         assert another != pid
+
+
+async def test_whoever_closes_twice_ends_nobody_elses_transaction(servers: EmbeddedServers, tmp_path: Path) -> None:
+    """As where a download ends."""
+    now = select(func.now().label("now"))
+    async with new_api(servers, tmp_path) as api:
+        for statement in (now, Prepared(now)):
+            first, second = (Reader(api.api.databases, Viewer(Role.STUDENT, "sam")) for _ in range(2))
+            await first.rows(statement)
+            await first.close()
+            begun = await second.rows(statement)
+            await first.close()
+            assert await second.rows(statement) == begun
+            await second.close()
 
 
 @pytest.mark.parametrize(
