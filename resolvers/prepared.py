@@ -20,11 +20,14 @@ row_type: Callable[[str, Iterable[str]], Any] = namedtuple  # noqa: PYI024 - col
 
 @contextmanager
 def as_sqlalchemy_raises(driver: Driver, statement: str) -> Iterator[None]:
-    """asyncpg's errors become DBAPIError."""
+    """asyncpg's errors become DBAPIError. A connection whose statements were prepared for another schema is of as
+    little use as one that is lost."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise DBAPIError(statement, None, error, connection_invalidated=driver.is_closed()) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        is_outdated = isinstance(error, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
+        invalidated = is_outdated or driver.is_closed()
+        raise DBAPIError(statement, None, error, connection_invalidated=invalidated) from error
 
 
 class Prepared:

@@ -17,7 +17,7 @@ from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
 from resolvers.prepared import Prepared
 from resolvers.reader import Reader
-from tests.platform import new_api, until
+from tests.platform import Asker, new_api, until
 
 QUESTION = "{ viewer { user { userId } } }"
 # Where one field is refused, graphql-core cancels those beside it, wherever they are.
@@ -130,6 +130,19 @@ async def test_a_connection_that_never_ends_its_transaction_is_given_up(
         ((another,),) = await reader.rows(text("SELECT pg_backend_pid()"))
         await reader.close()
         assert another != pid
+
+
+async def test_after_a_change_of_the_schema_each_connection_is_given_up_once(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    admin: Asker = (Role.ADMIN, "ada")
+    async with new_api(servers, tmp_path) as api:
+        assert await api.data(QUESTION, admin)
+        async with api.superuser.begin() as connection:
+            await connection.execute(text("ALTER TABLE users ALTER COLUMN display_name TYPE varchar(300)"))
+        (error,) = (await api.ask(QUESTION, admin))["errors"]
+        assert error["extensions"]["code"] == "UNAVAILABLE"
+        assert await api.data(QUESTION, admin)
 
 
 async def test_whoever_closes_twice_ends_nobody_elses_transaction(servers: EmbeddedServers, tmp_path: Path) -> None:
