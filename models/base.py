@@ -114,8 +114,10 @@ def will_pass(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or sqlstate.startswith(PASSING)
-    # asyncpg's own errors come from connecting alone; all others SQLAlchemy wraps.
-    return isinstance(error, OSError | PoolTimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError)
+    # asyncpg's own errors come from connecting alone, and where a connection is lost between two steps of its protocol;
+    # all others SQLAlchemy wraps.
+    of_asyncpg = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+    return isinstance(error, OSError | PoolTimeoutError | of_asyncpg)
 
 
 def _plain(value: object) -> str:

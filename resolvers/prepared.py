@@ -20,13 +20,13 @@ row_type: Callable[[str, Iterable[str]], Any] = namedtuple  # noqa: PYI024 - col
 
 @contextmanager
 def as_sqlalchemy_raises(driver: Driver, statement: str) -> Iterator[None]:
-    """asyncpg's errors become DBAPIError. A connection whose statements were prepared for another schema is of as
-    little use as one that is lost."""
+    """asyncpg's errors become DBAPIError. A connection whose statements were prepared for another schema, or which does
+    not know how it stands with the server, is of as little use as one that is lost."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        is_outdated = isinstance(error, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
-        invalidated = is_outdated or driver.is_closed()
+        is_of_no_use = isinstance(error, asyncpg.InvalidCachedStatementError | asyncpg.InternalClientError)
+        invalidated = is_of_no_use or driver.is_closed()
         raise DBAPIError(statement, None, error, connection_invalidated=invalidated) from error
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from sqlalchemy import (
     ARRAY,
@@ -30,7 +31,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.base import gathered
-from resolvers.prepared import Driver, Prepared
+from resolvers.prepared import Driver, Prepared, as_sqlalchemy_raises
 from tests.platform import Platform
 
 NUMBERS = (
@@ -96,4 +97,16 @@ async def test_errors_are_those_of_sqlalchemy(platform: Platform) -> None:
         await driver.close()
         with pytest.raises(DBAPIError) as failed:
             await by_zero.rows(driver, {"most": 1})
+        assert failed.value.connection_invalidated
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.ProtocolError(), asyncpg.InvalidCachedStatementError(), asyncpg.OutdatedSchemaCacheError("")]
+)
+async def test_a_connection_that_is_of_no_use_any_more_is_as_one_that_is_lost(
+    platform: Platform, error: Exception
+) -> None:
+    async with both(platform) as (_, driver):
+        with pytest.raises(DBAPIError) as failed, as_sqlalchemy_raises(driver, "SELECT 1"):
+            raise error
         assert failed.value.connection_invalidated

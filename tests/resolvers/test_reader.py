@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import signal
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.viewer import Role, Viewer
 from questlog.embedded import EmbeddedServers
+from resolvers.errors import UnavailableError
 from resolvers.prepared import Prepared
 from resolvers.reader import Reader
 from tests.platform import Asker, new_api, until
@@ -130,6 +133,26 @@ async def test_a_connection_that_never_ends_its_transaction_is_given_up(
         ((another,),) = await reader.rows(text("SELECT pg_backend_pid()"))
         await reader.close()
         assert another != pid
+
+
+async def test_a_connection_that_is_being_lost_is_given_up_at_whatever_moment(
+    servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits until the backend is gone: what it said last may come between two steps of asyncpg's protocol."""
+    now = select(func.now().label("now"))
+    async with new_api(servers, tmp_path) as api, api.superuser.connect() as superuser:
+        pool = api.api.databases.admin.pool
+        for number, statement in product(range(10), (now, Prepared(now), None)):
+            reader = Reader(api.api.databases, Viewer(Role.ADMIN, "ada"))
+            ((pid,),) = await reader.rows(text("SELECT pg_backend_pid()"))
+            await superuser.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            await asyncio.sleep(number / 10_000)
+            if statement is not None:
+                with suppress(UnavailableError):
+                    await reader.rows(statement)
+            await reader.close()
+            assert "Current Checked out connections: 0" in pool.status()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_after_a_change_of_the_schema_each_connection_is_given_up_once(
