@@ -114,8 +114,8 @@ def will_pass(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or sqlstate.startswith(PASSING)
-    # asyncpg's own errors come from connecting alone, and where a connection is lost between two steps of its protocol;
-    # all others SQLAlchemy wraps.
+    # asyncpg's own errors come from connecting, or where a connection is lost between two steps of its protocol: all
+    # others are wrapped.
     of_asyncpg = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
     return isinstance(error, OSError | PoolTimeoutError | of_asyncpg)
 

@@ -157,6 +157,14 @@ class Reader:
 
     async def _begin(self) -> AsyncConnection:
         await self.databases.welcome(self.viewer)
+        try:
+            return await self._connect()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return await self._connect()  # it was lost while it rested, and nothing was asked yet
+
+    async def _connect(self) -> AsyncConnection:
         is_admin = self.viewer.role is Role.ADMIN
         engine = self.databases.admin if is_admin else self.databases.viewer
         self._connection = await engine.connect()

@@ -155,6 +155,25 @@ async def test_a_connection_that_is_being_lost_is_given_up_at_whatever_moment(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_connections_that_were_lost_while_they_rested_are_replaced_without_a_word(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """As after a restart of PostgreSQL."""
+    async with new_api(servers, tmp_path) as api:
+        for asker in ((Role.STUDENT, "sam"), (Role.ADMIN, "ada")):
+            await api.data(QUESTION, asker)
+            for _ in range(2):
+                await asyncio.gather(*(api.data(QUESTION, asker) for _ in range(16)))
+                async with api.superuser.connect() as connection:
+                    ended = await connection.execute(
+                        text(
+                            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                            " WHERE datname = current_database() AND usename ~ '_(viewer|admin)$'"
+                        )
+                    )
+                    assert len(ended.all()) > 1
+
+
 async def test_after_a_change_of_the_schema_each_connection_is_given_up_once(
     servers: EmbeddedServers, tmp_path: Path
 ) -> None:
