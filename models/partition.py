@@ -23,8 +23,6 @@ WEEKS = text(
 )
 
 KEEP_PARTITIONS = f"LOCK TABLE {', '.join(f'ONLY {table}' for table in BY)} IN ACCESS SHARE MODE"
-
-
 BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {KEEP_PARTITIONS}"
 """The same as `see_one_moment` in one round trip, where SQLAlchemy begins nothing."""
 

@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Select, Text, Uuid, bindparam, column, func, selec
 from models.access_log import AccessLogEntry
 from models.viewer import visible_to
 from resolvers.connection import Key, Order, Page, Slice, page_of_each, rows_by_key
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 
 BY_TIME = Order("accessLog", (AccessLogEntry.at, AccessLogEntry.access_id))

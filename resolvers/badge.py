@@ -12,7 +12,7 @@ from models.catalogue import CatalogueEntry
 from models.contribution import DailyContribution
 from models.viewer import visible_to
 from resolvers.connection import LARGEST_SIZE, check_range
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window
 

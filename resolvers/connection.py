@@ -35,7 +35,8 @@ from models.base import unnest
 from models.text import LARGEST_NUMBER, is_storable
 from models.viewer import visible_to
 from resolvers.errors import BadUserInputError
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow
 from resolvers.request import Fields, Request
 
 DEFAULT_SIZE = 20

@@ -14,7 +14,7 @@ from models.storing import outlast_storing
 from models.text import is_storable
 from models.user import User, UserRole, subjects_of
 from models.viewer import Role, Viewer
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal
 

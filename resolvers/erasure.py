@@ -13,7 +13,7 @@ from models.tombstone import digest
 from models.user import subjects_of
 from models.viewer import Role
 from resolvers.errors import NotFoundError
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from resolvers.user import Refusal, user
 from workers.erasure import begin

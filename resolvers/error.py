@@ -21,7 +21,7 @@ from sqlalchemy import (
 from models.error import ErrorEvent, ErrorGroup, ErrorType
 from models.viewer import Role, visible_to
 from resolvers.connection import LARGEST_SIZE, Key, Order, Page, Slice, check_range, rows_by_key
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window, platform_window
 

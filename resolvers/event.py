@@ -37,7 +37,7 @@ from models.user import User
 from models.viewer import Role, visible_to
 from resolvers.connection import Key, Order, Page, Slice, columns_of, needed, needs_of, page_of_each, rows_by_key
 from resolvers.errors import BadUserInputError
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Fields, Request
 from resolvers.user import users_by_key
 

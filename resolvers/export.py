@@ -14,8 +14,7 @@ from models.export import DataExport, DataExportPart
 from models.user import User
 from models.viewer import VIEWER_ID, visible_to
 from resolvers.errors import ForbiddenError, NotFoundError, UnauthenticatedError
-from resolvers.prepared import AnyRow
-from resolvers.reader import Reader
+from resolvers.reader import AnyRow, Reader
 from resolvers.request import ASKERS, Request
 from resolvers.user import Refusal, user
 

@@ -14,7 +14,8 @@ from models.text import is_storable
 from models.user import User, UserRole
 from models.viewer import Role
 from resolvers.connection import SUBJECT_KEYS
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from resolvers.user import Refusal
 

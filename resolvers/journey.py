@@ -29,7 +29,8 @@ from resolvers.connection import (
     rows_by_key,
 )
 from resolvers.engagement import active_days
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow
 from resolvers.request import Fields, Request
 
 BY_TIME = Order("milestones", (LearningJourneyEvent.occurred_at, LearningJourneyEvent.event_id))

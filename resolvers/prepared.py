@@ -1,9 +1,8 @@
 """Statements that are asked over and over: compiled once, and sent by asyncpg itself."""
 
-from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from sqlalchemy import JSON, Select, TypeDecorator
@@ -12,10 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from models.base import connect
 
 DIALECT = connect("postgresql://").dialect  # every pool's
-AnyRow = Any
-"""A row, whose columns are attributes."""
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-row_type: Callable[[str, Iterable[str]], Any] = namedtuple  # noqa: PYI024 - columns are known at run time alone
+row_type: Callable[[str, Iterable[tuple[str, object]]], Any] = NamedTuple
+"""Called by a name of its own, since the columns are known at run time alone."""
 
 
 @contextmanager
@@ -40,7 +38,7 @@ class Prepared:
         self.text = str(compiled)
         self._names = compiled.positiontup or []
         self._values = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
-        self._row = row_type("Row", columns.keys())
+        self._row = row_type("Row", [(name, Any) for name, _ in columns.items()])
         # All else asyncpg reads itself.
         self._readers = [
             (place, reader)
@@ -55,8 +53,8 @@ class Prepared:
         values = {**self._values, **parameters}
         return [values[name] for name in self._names]
 
-    async def rows(self, driver: Driver, parameters: Mapping[str, object]) -> list[AnyRow]:
-        """All its rows with these parameters; raises DBAPIError as SQLAlchemy does."""
+    async def rows(self, driver: Driver, parameters: Mapping[str, object]) -> list[Any]:
+        """All its rows with these parameters, as AnyRow; raises DBAPIError as SQLAlchemy does."""
         with as_sqlalchemy_raises(driver, self.text):
             records = await driver.fetch(self.text, *self.arguments(parameters))
         return [self._row._make(self._read(record)) for record in records]

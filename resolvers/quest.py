@@ -24,7 +24,7 @@ from models.contribution import DailyContribution
 from models.quest import QuestAnalytics
 from models.viewer import visible_to
 from resolvers.connection import LARGEST_SIZE, check_range
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from resolvers.window import Window
 

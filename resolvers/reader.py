@@ -17,8 +17,10 @@ from models.storing import begin_storing
 from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer
 from resolvers.errors import UnavailableError
-from resolvers.prepared import AnyRow, Driver, Prepared, as_sqlalchemy_raises
+from resolvers.prepared import Driver, Prepared, as_sqlalchemy_raises
 
+AnyRow = Any
+"""A row, whose columns are attributes."""
 Answer = TypeVar("Answer")
 MOST_REMEMBERED = 100_000
 SECONDS_TO_ANSWER = 2

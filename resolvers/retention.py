@@ -9,7 +9,7 @@ from models.event import UserActivityEvent, minute_of
 from models.horizon import horizon
 from models.retention import LAST_RUN, Policy
 from models.viewer import Role
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 
 

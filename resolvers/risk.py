@@ -11,7 +11,8 @@ from models.user import User
 from models.viewer import Role, visible_to
 from resolvers.connection import Order, Page, Slice, is_asked
 from resolvers.errors import BadUserInputError
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow
 from resolvers.request import Request
 from workers.risk import record, records
 

@@ -10,7 +10,7 @@ from sqlalchemy import Select, select
 from models.session import UserSession
 from models.viewer import visible_to
 from resolvers.connection import Key, Order, Page, Slice, columns_of, needs_of, page_of_each, rows_by_key
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.request import Fields, Request
 
 BY_START = Order("sessions", (UserSession.started_at, UserSession.session_id))

@@ -22,7 +22,8 @@ from models.user import Arrival, User, UserRole, make_known
 from models.viewer import VIEWER_ID, Role, Viewer, visible_to
 from resolvers.connection import Key, Order, Page, Slice, rows_by_key
 from resolvers.errors import BadUserInputError, NotFoundError
-from resolvers.prepared import AnyRow, Prepared
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow
 from resolvers.request import ASKERS, Request
 
 BY_USER_ID = Order("users", (User.user_id,), newest_first=False)

@@ -6,7 +6,7 @@ from uuid import UUID
 import strawberry
 
 from resolvers import access_log as accesses
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import Role
 from schema.node import Info, Node, global_id
 from schema.person import Person

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import strawberry
 
 from resolvers.connection import Order, Page, Slice, page
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 
 Node = TypeVar("Node")
 

@@ -5,7 +5,7 @@ from datetime import datetime
 import strawberry
 
 from resolvers.consent import ConsentDraft, Outcome
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.connection import given
 from schema.enums import ConsentBasis
 from schema.guardianship import UserError

@@ -6,7 +6,7 @@ import strawberry
 from strawberry.scalars import JSON
 
 from resolvers.erasure import Asked
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import TaskState
 from schema.guardianship import UserError
 from schema.node import Node, global_id

@@ -8,7 +8,7 @@ import strawberry
 from models.error import culprit
 from resolvers import error as errors
 from resolvers.error import ErrorsQuestion
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.connection import After, Before, Connection, First, Last, asked, connection
 from schema.enums import ErrorType
 from schema.node import Info, Node, global_id

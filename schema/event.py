@@ -8,7 +8,7 @@ from strawberry.scalars import JSON
 
 from models.taxonomy import event_type
 from resolvers import event as events
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import Category, Role
 from schema.node import Info, Node, global_id
 

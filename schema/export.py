@@ -5,7 +5,7 @@ from datetime import datetime
 import strawberry
 
 from resolvers.export import Asked
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import TaskState
 from schema.guardianship import UserError
 from schema.node import Node, global_id

@@ -9,7 +9,7 @@ import strawberry
 from resolvers import journey as journeys
 from resolvers.connection import check_range
 from resolvers.journey import Journey
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.connection import After, Before, Connection, First, Last, asked, connection
 from schema.enums import MilestoneKind, Rhythm
 from schema.node import Info, Node, global_id

@@ -6,7 +6,7 @@ import strawberry
 
 from resolvers import page as pages
 from resolvers.page import PageDays
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.window import Window
 from schema.node import Info
 from schema.scalars import BigInt

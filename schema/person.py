@@ -2,7 +2,7 @@
 
 import strawberry
 
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import UserRole
 
 

@@ -3,7 +3,7 @@
 import strawberry
 
 from resolvers import quest as quests
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.window import Window
 from schema.node import Info
 

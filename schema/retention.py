@@ -4,7 +4,7 @@ from datetime import datetime
 
 import strawberry
 
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from resolvers.retention import Retention
 from schema.scalars import BigInt
 

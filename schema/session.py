@@ -5,7 +5,7 @@ from uuid import UUID
 
 import strawberry
 
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.enums import DeviceType
 from schema.node import Info, Node, global_id
 

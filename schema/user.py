@@ -16,7 +16,7 @@ from resolvers import journey as journeys
 from resolvers import risk as risks
 from resolvers import session as sessions
 from resolvers.event import EventFilter, EventsQuestion
-from resolvers.prepared import AnyRow
+from resolvers.reader import AnyRow
 from schema.access_log import Access
 from schema.connection import After, Before, Connection, First, Last, asked, connection, given
 from schema.consent import Consent

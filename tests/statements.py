@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import patch  # to watch: what is patched does what it did
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from resolvers.prepared import AnyRow, Driver, Prepared
+from resolvers.prepared import Driver, Prepared
+from resolvers.reader import AnyRow
 
 Statement = tuple[str, Any]
 

@@ -36,8 +36,8 @@ from questlog.database import logins
 from questlog.settings import Settings
 from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
-from resolvers.prepared import AnyRow, Prepared
-from resolvers.reader import Reader
+from resolvers.prepared import Prepared
+from resolvers.reader import AnyRow, Reader
 from resolvers.request import Request
 from tests.bench import limit
 from tests.bench.home import temporary_home
