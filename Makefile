@@ -4,6 +4,8 @@ RUN := .venv/bin
 SEEDS ?= 5
 FIRST ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start many commands: each would compile the project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all chaos bench soak lint

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import asyncpg
 
+from tests.files import of_each
+
 LOCAL, DOMAIN = "planted", "hiddenschool.example"
 """Every planted e-mail address has the first in its local part, and is of this domain."""
 INTERFACE = "a11:ce00:f00d"
@@ -71,7 +73,8 @@ def leaks(content: bytes, ip_addresses: Collection[bytes]) -> set[bytes]:
 def files_of(home: Path) -> dict[Path, bytes]:
     """Every file of an installation, its servers' data included, which for root lies elsewhere."""
     folders = {home, (home / "servers").resolve()}
-    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return dict(of_each(files, Path.read_bytes))
 
 
 async def dump(superuser_url: str) -> dict[str, bytes]:

@@ -29,6 +29,7 @@ from questlog.settings import Settings
 from questlog.signin import sign_token
 from questlog.supervisor import Supervisor
 from tests.bench.home import temporary_home
+from tests.files import total_size
 from tests.platform import BROWSER, TRACK, UPSERT
 from tests.processes import children
 from workers.main import create_worker
@@ -155,8 +156,8 @@ class Watch:
             **{f"memory: {part}": size for part, size in self._memory()},
             **await self._of_valkey(),
             **await self._of_tables(),
-            "files: WAL": of_files((self._servers().postgres.data / "pg_wal").iterdir()),
-            "files: logs": of_files(self.running.settings.home.glob("*.log")),
+            "files: WAL": total_size((self._servers().postgres.data / "pg_wal").iterdir()) / MIB,
+            "files: logs": total_size(self.running.settings.home.glob("*.log")) / MIB,
         }
         for what, value in now.items():
             self.samples.setdefault(what, []).append(value)
@@ -177,7 +178,7 @@ class Watch:
         kinds = {"limits": "LIMITS:", "arq's": "arq:", "ours": "questlog:"}
         return {
             "memory: Valkey's data": (await self.queue.info("memory"))["used_memory"] / MIB,
-            "files: append-only": of_files((self._servers().valkey.data / "appendonlydir").iterdir()),
+            "files: append-only": total_size((self._servers().valkey.data / "appendonlydir").iterdir()) / MIB,
             **{f"keys: {kind}": sum(key.startswith(prefix) for key in keys) for kind, prefix in kinds.items()},
             "waiting": await self.queue.zcard("arq:queue"),
         }
@@ -230,11 +231,6 @@ def memory(pid: int, kind: str) -> float:
         return 0
     found = re.search(rf"{kind}:\s+(\d+) kB", status)
     return int(found[1]) / 1024 if found else 0
-
-
-def of_files(paths: Iterator[Path]) -> float:
-    """Their sizes together, in MiB."""
-    return sum(path.stat().st_size for path in paths if path.exists()) / MIB
 
 
 async def main() -> bool:

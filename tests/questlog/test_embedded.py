@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from questlog.embedded import SYSTEM_FOLDER, EmbeddedError, EmbeddedServers
+from tests.files import of_each, total_size
 from tests.processes import children, command, runs, wait_until
 
 STARTER = """
@@ -131,16 +132,12 @@ async def test_valkey_is_durable_and_hears_no_network(shared: EmbeddedServers, s
 
 async def test_what_came_and_went_does_not_stay_in_valkeys_file(shared: EmbeddedServers) -> None:
     folder = shared.valkey.data / "appendonlydir"
-
-    def mebibytes() -> float:
-        return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
-
     valkey = Redis.from_url(shared.redis_url)
     for _ in range(70):
         await valkey.set("batch", b"x" * 2**20)
         await valkey.delete("batch")
     await valkey.aclose()
-    wait_until(lambda: mebibytes() < 64, seconds=60)
+    wait_until(lambda: total_size(folder.iterdir()) < 64 * 2**20, seconds=60)
 
 
 async def test_nobody_comes_in_without_the_password(shared: EmbeddedServers) -> None:
@@ -158,9 +155,8 @@ async def test_nobody_comes_in_without_the_password(shared: EmbeddedServers) -> 
 async def test_nobody_else_can_read_a_file(shared: EmbeddedServers) -> None:
     folder = shared.postgres.house.folder
     system_group = folder.stat().st_gid
-    for path in [shared.home, *shared.home.rglob("*"), folder, *folder.rglob("*")]:
-        mode = path.lstat()
-        if path.is_symlink():
+    for path, mode in of_each([shared.home, *shared.home.rglob("*"), folder, *folder.rglob("*")], Path.lstat):
+        if stat.S_ISLNK(mode.st_mode):
             continue
         only_group = path == folder and os.geteuid() == 0 and mode.st_gid == system_group
         open_to_others = stat.S_IMODE(mode.st_mode) & (stat.S_IRWXO if only_group else stat.S_IRWXO | stat.S_IRWXG)

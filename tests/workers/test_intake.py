@@ -20,6 +20,7 @@ from models.user import User, UserRole
 from models.viewer import Role
 from questlog.embedded import EmbeddedServers
 from questlog.process import ended
+from tests.files import of_each
 from tests.histories import as_input, as_tracked
 from tests.platform import SECRET, SERVICE, TRACK, Answer, Platform, new_api, working
 from tests.workers.storing import DAYS, NOW, visit
@@ -154,7 +155,7 @@ async def test_what_is_acknowledged_is_in_the_append_only_file_and_survives_a_ki
 ) -> None:
     api, event = own_api, visit(NOW)
     answer = await api.track([as_input(event, "ada")], ADA)
-    log = b"".join(path.read_bytes() for path in own_servers.valkey.data.rglob("*.aof"))
+    log = b"".join(part for _, part in of_each(own_servers.valkey.data.rglob("*.aof"), Path.read_bytes))
     await kill_valkey(own_servers)
     await own_servers.valkey.start()
     assert answer["accepted"] == 1
