@@ -308,9 +308,6 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
             await platform.client.aclose()
             await platform.superuser.dispose()
             await platform.worker_engine.dispose()
-    async with autocommit.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE {database} WITH (FORCE)"))
-    await maintenance.dispose()
 
 
 def in_database(url: str, database: str) -> str:

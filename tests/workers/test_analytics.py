@@ -102,9 +102,8 @@ def wrong(sent: Sequence[History], days: int, error_type: str | None, answer: di
     pages = recomputation.page_views(people, now, days)[:100]
     expected = recomputation.errors(people, now, days, error_type)
     groups = answer["errors"]["groups"]["nodes"]
-    assert [group["lastSeen"] for group in groups] == sorted((group["lastSeen"] for group in groups), reverse=True) or (
-        error_type
-    )
+    last_seen = [datetime.fromisoformat(group["lastSeen"]) for group in groups]
+    assert last_seen == sorted(last_seen, reverse=True) or error_type
     return [
         *differences(in_order(expected.pop("groups")), in_order(groups), "groups"),
         *differences(expected, {key: answer["errors"][key] for key in expected}, "errors"),
