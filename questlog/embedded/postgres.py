@@ -30,7 +30,7 @@ class PostgresServer(Server):
     SETTINGS: ClassVar = {
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
-        "shared_buffers": "128MB",
+        "shared_buffers": "256MB",
         "fsync": "on",
         "synchronous_commit": "on",
         "jit": "off",
