@@ -305,6 +305,7 @@ async def new_api(servers: EmbeddedServers, home: Path, **settings: Any) -> Asyn
         try:
             yield platform
         finally:
+            # The database stays until its server goes: ext4 makes files slowly where many were deleted lately.
             await platform.client.aclose()
             await platform.superuser.dispose()
             await platform.worker_engine.dispose()
